@@ -1,0 +1,14 @@
+//! The places on the host that this project owns; one constant each, used by every crate.
+
+/// Configuration that `apply` (or NixOS) installs; one directory per instance below it.
+pub const CONFIG_DIR: &str = "/etc/opencode-instances";
+/// Volatile files: one directory per instance, the apply journal and the lock.
+pub const RUNTIME_DIR: &str = "/run/opencode-instances";
+/// The default parent of state directories. The leaf is the instance's HOME.
+pub const STATE_ROOT: &str = "/var/lib/opencode/instance-state";
+/// Where each instance's generated password lies, readable by root alone.
+pub const AUTH_ROOT: &str = "/var/lib/opencode/instance-auth";
+/// Where named network namespaces are pinned, as `ip netns` does.
+pub const NETNS_DIR: &str = "/run/netns";
+/// The nft table inside each instance's namespace: `table inet opencode`.
+pub const NFT_TABLE: &str = "opencode";
