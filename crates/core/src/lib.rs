@@ -1,5 +1,24 @@
 //! The pure half: text in, a complete description of the host's files and units out.
+//!
+//! `text → RawSpec → Spec → Desired → Plan`, each arrow one function with one input and one output
+//! type. Nothing here reads a clock, a file, the environment or the network.
 
 #![forbid(unsafe_code)]
 
+pub mod code;
+mod cross;
+pub mod desired;
+pub mod diagnostic;
+pub mod facts;
+mod host_files;
 pub mod layout;
+pub mod lower;
+pub mod nft;
+pub mod node;
+pub mod plan;
+mod protected;
+pub mod raw;
+pub mod spec;
+pub mod text;
+pub mod unit;
+pub mod units;

@@ -1,0 +1,299 @@
+//! What instances must not share: endpoints, users, and places in the file system.
+//!
+//! Everything here is linear in the number of instances: each claim is looked up, never compared
+//! with every other claim.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
+use crate::raw::{Located, RawInstance};
+use crate::spec::Instance;
+
+/// An instance and where its parts were typed.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) instance: Instance,
+    /// Whether every option was legal; a refused one is replaced by what clashes with nothing.
+    pub(crate) complete: bool,
+    pub(crate) at: Places,
+}
+
+/// Where the parts were typed; the name's place where nothing was typed.
+#[derive(Debug)]
+pub(crate) struct Places {
+    directory: Origin,
+    state_dir: Origin,
+    user: Origin,
+    listen: Origin,
+    package: Origin,
+    auth: Origin,
+}
+
+impl Places {
+    pub(crate) fn of(name: &Located<String>, raw: &RawInstance) -> Self {
+        fn place<T>(typed: Option<&Located<T>>) -> Option<Origin> {
+            typed.map(|typed| typed.at.clone())
+        }
+        let or_name = |typed: Option<Origin>| typed.unwrap_or_else(|| name.at.clone());
+        Self {
+            directory: or_name(place(raw.directory.as_ref())),
+            state_dir: or_name(place(raw.state_dir.as_ref())),
+            user: or_name(place(raw.user.as_ref())),
+            listen: or_name(
+                place(raw.listen_port.as_ref()).or_else(|| place(raw.listen_address.as_ref())),
+            ),
+            package: or_name(place(raw.package.as_ref())),
+            auth: or_name(place(raw.auth_enable.as_ref())),
+        }
+    }
+}
+
+/// Judges the instances against each other.
+pub(crate) fn judge(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    endpoints(placed, diagnostics);
+    users(placed, diagnostics);
+    places(placed, diagnostics);
+    open_listeners(placed, diagnostics);
+    if !placed.iter().any(|one| one.instance.enable) && !diagnostics.has_errors() {
+        diagnostics.push(Diagnostic::new(
+            Code::NoInstance,
+            &Origin::default(),
+            "no instance is enabled",
+            "nothing to install",
+            "add `[instances.NAME]` with a `directory`",
+        ));
+    }
+}
+
+fn endpoints(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let mut by_port: HashMap<u16, Vec<&Placed>> = HashMap::new();
+    let used: BTreeSet<u16> = placed.iter().map(|one| one.instance.listen.port()).collect();
+    let free = (4096..=u16::MAX).find(|port| !used.contains(port)).unwrap_or(1024);
+    for one in placed.iter().filter(|one| one.instance.enable) {
+        let listen = one.instance.listen;
+        if listen.port() == 0 {
+            continue;
+        }
+        let earlier = by_port.entry(listen.port()).or_default();
+        let clash = earlier.iter().find(|other| collide(listen.ip(), other.instance.listen.ip()));
+        if let Some(other) = clash {
+            let message = format!(
+                "`{}` and `{}` both listen on {}",
+                other.instance.name, one.instance.name, listen
+            );
+            diagnostics.push(
+                Diagnostic::new(
+                    Code::EndpointTaken,
+                    &one.at.listen,
+                    message,
+                    format!("{} is taken", other.instance.listen),
+                    format!("give one of them another port, for example `listen.port = {free}`"),
+                )
+                .also(&other.at.listen, "first taken here"),
+            );
+        } else {
+            earlier.push(one);
+        }
+    }
+}
+
+/// A wildcard address takes the port on every address, of both families.
+fn collide(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+fn users(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let mut owners: HashMap<&str, &Placed> = HashMap::new();
+    for one in placed {
+        let user = one.instance.user.as_str();
+        if let Some(other) = owners.get(user) {
+            let message = format!(
+                "`{}` and `{}` run as the same user",
+                other.instance.name, one.instance.name
+            );
+            diagnostics.push(
+                Diagnostic::new(
+                    Code::UserShared,
+                    &one.at.user,
+                    message,
+                    format!("`{user}` is taken"),
+                    format!("remove the line to run as `{}`", one.instance.name.account()),
+                )
+                .also(&other.at.user, "first taken here"),
+            );
+        } else {
+            owners.insert(user, one);
+        }
+    }
+}
+
+fn open_listeners(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    for one in placed.iter().filter(|one| !one.instance.auth_enable) {
+        let ip = one.instance.listen.ip();
+        let finding = if ip.is_loopback() {
+            Diagnostic::new(
+                Code::OpenLoopback,
+                &one.at.auth,
+                format!("every local user can run commands in `{}`", one.instance.name),
+                "authentication is off",
+                "remove `auth.enable = false` unless every local user may use the instance",
+            )
+        } else {
+            Diagnostic::new(
+                Code::OpenListener,
+                &one.at.listen,
+                format!("`{}` listens on {ip} without authentication", one.instance.name),
+                "whoever reaches this port runs commands",
+                "set `auth.enable = true`, or `listen.address = \"127.0.0.1\"`",
+            )
+            .also(&one.at.auth, "authentication is off here")
+        };
+        diagnostics.push(finding);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    State,
+    Project,
+}
+
+struct Claim<'a> {
+    path: &'a str,
+    kind: Kind,
+    owner: &'a Placed,
+}
+
+impl Claim<'_> {
+    fn at(&self) -> &Origin {
+        match self.kind {
+            Kind::State => &self.owner.at.state_dir,
+            Kind::Project => &self.owner.at.directory,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self.kind {
+            Kind::State => format!("state directory of `{}`", self.owner.instance.name),
+            Kind::Project => format!("project of `{}`", self.owner.instance.name),
+        }
+    }
+}
+
+fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let claims: Vec<Claim<'_>> = placed
+        .iter()
+        .flat_map(|owner| {
+            let instance = &owner.instance;
+            [
+                Claim { path: instance.state_dir.as_str(), kind: Kind::State, owner },
+                Claim { path: instance.directory.as_str(), kind: Kind::Project, owner },
+            ]
+        })
+        .collect();
+    let mut tree = Tree::default();
+    for claim in &claims {
+        tree.insert(claim);
+    }
+    for owner in placed {
+        if let Some(outer) = tree.on_the_way_to(owner.instance.package.as_str()).next() {
+            diagnostics.push(writable_package(owner, outer));
+        }
+    }
+    for inner in &claims {
+        // An instance inside thousands of others is one finding, not thousands.
+        let mut reported = Vec::new();
+        for outer in tree.on_the_way_to(inner.path).filter(|outer| !std::ptr::eq(*outer, inner)) {
+            if let Some(code) = clash_code(inner, outer)
+                && !reported.contains(&code)
+            {
+                reported.push(code);
+                diagnostics.push(clash(code, inner, outer));
+            }
+        }
+    }
+}
+
+/// All claimed paths, part by part: as deep as a path is, it is looked up in one walk.
+#[derive(Default)]
+struct Tree<'a> {
+    /// The first claim of each kind on each place stands for all of them: the others clash with it.
+    places: Vec<[Option<&'a Claim<'a>>; 2]>,
+    /// From a place and a part to the place below it. The root is not in `places`.
+    below: HashMap<(usize, &'a str), usize>,
+}
+
+impl<'a> Tree<'a> {
+    const ROOT: usize = usize::MAX;
+
+    fn insert(&mut self, claim: &'a Claim<'a>) {
+        let mut at = Self::ROOT;
+        for part in parts(claim.path) {
+            let next = self.places.len();
+            at = *self.below.entry((at, part)).or_insert(next);
+            if at == next {
+                self.places.push([None; 2]);
+            }
+        }
+        let first = self.places.get_mut(at).and_then(|kinds| kinds.get_mut(claim.kind as usize));
+        if let Some(first) = first {
+            first.get_or_insert(claim);
+        }
+    }
+
+    /// The first claims on every directory above `path`, from the root on, and on itself.
+    fn on_the_way_to(&self, path: &'a str) -> impl Iterator<Item = &'a Claim<'a>> {
+        let mut at = Self::ROOT;
+        let way = parts(path).map_while(move |part| {
+            at = *self.below.get(&(at, part))?;
+            self.places.get(at)
+        });
+        way.flatten().flatten().copied()
+    }
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').skip(1)
+}
+
+/// What is wrong with one claim inside another, or on the same place.
+fn clash_code(inner: &Claim<'_>, outer: &Claim<'_>) -> Option<Code> {
+    let same = inner.path == outer.path;
+    let same_owner = inner.owner.instance.name == outer.owner.instance.name;
+    match (inner.kind, outer.kind) {
+        (Kind::State, Kind::State) => Some(Code::StateShared),
+        (Kind::Project, Kind::State) if !same_owner => Some(Code::ProjectInState),
+        // Equal paths of different kinds are seen from both sides; one report is enough.
+        (Kind::State, Kind::Project) if same => None,
+        (Kind::State, Kind::Project) | (Kind::Project, Kind::State) => Some(Code::StateInProject),
+        (Kind::Project, Kind::Project) if same => Some(Code::SharedProject),
+        (Kind::Project, Kind::Project) => Some(Code::NestedProjects),
+    }
+}
+
+fn writable_package(owner: &Placed, outer: &Claim<'_>) -> Diagnostic {
+    Diagnostic::new(
+        Code::WritablePackage,
+        &owner.at.package,
+        format!("the package of `{}` lies inside the {}", owner.instance.name, outer.words()),
+        "an agent can write here",
+        "install opencode where only root can write, for example below `/opt`",
+    )
+    .also(outer.at(), outer.words())
+}
+
+fn clash(code: Code, inner: &Claim<'_>, outer: &Claim<'_>) -> Diagnostic {
+    let relation = if inner.path == outer.path { "is also" } else { "lies inside" };
+    let message = format!("the {} {relation} the {}", inner.words(), outer.words());
+    let help = match code {
+        Code::SharedProject => {
+            "give each its own directory unless they trust each other".to_owned()
+        }
+        _ => format!(
+            "move one of them, so that neither `{}` nor `{}` is inside the other",
+            inner.path, outer.path
+        ),
+    };
+    Diagnostic::new(code, inner.at(), message, inner.words(), help).also(outer.at(), outer.words())
+}

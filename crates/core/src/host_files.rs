@@ -1,0 +1,62 @@
+//! Files that are not units: the sandbox's own `/etc`, `sysusers.d` and `tmpfiles.d`.
+
+use crate::spec::Instance;
+use crate::unit::HEADER;
+
+/// The files bound at `/etc` inside the sandbox whose text does not depend on the host.
+pub(crate) fn sandbox_etc(instance: &Instance) -> [(&'static str, String); 4] {
+    let directory = git_quoted(instance.directory.as_str());
+    let below = git_quoted(&format!("{}/*", instance.directory));
+    [
+        ("hosts", format!("{HEADER}127.0.0.1 localhost\n::1 localhost\n")),
+        (
+            "nsswitch.conf",
+            format!(
+                "{HEADER}passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\nservices: files\n"
+            ),
+        ),
+        // There is no way out of the namespace yet; a resolver at the loopback refuses at once.
+        ("resolv.conf", format!("{HEADER}nameserver 127.0.0.53\noptions timeout:1 attempts:1\n")),
+        // The project may belong to another user, and git refuses such a repository otherwise.
+        (
+            "gitconfig",
+            format!("{HEADER}[safe]\n\tdirectory = {directory}\n\tdirectory = {below}\n"),
+        ),
+    ]
+}
+
+/// A value of git's configuration. Paths have neither quotes nor backslashes.
+fn git_quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+/// `sysusers.d` lines for the accounts that are made with the instance; empty when there are none.
+pub(crate) fn sysusers(instance: &Instance) -> Option<String> {
+    let name = &instance.name;
+    let account = name.account();
+    let mut lines = String::new();
+    if instance.owns_group() {
+        lines.push_str(&format!("g {account} -\n"));
+    }
+    if instance.owns_user() {
+        lines.push_str(&format!(
+            "u {account} -:{group} \"opencode instance {name}\" - -\n",
+            group = instance.group
+        ));
+    }
+    (!lines.is_empty()).then(|| format!("{HEADER}{lines}"))
+}
+
+/// `tmpfiles.d` for a state directory that is not at the default place. systemd-tmpfiles follows no
+/// symbolic link and refuses parents that another user owns.
+pub(crate) fn tmpfiles(instance: &Instance) -> Option<String> {
+    if instance.state_leaf().is_some() {
+        return None;
+    }
+    let path = instance.state_dir.as_str().replace('%', "%%");
+    Some(format!(
+        "{HEADER}d \"{path}\" 0700 {user} {group} - -\n",
+        user = instance.user,
+        group = instance.group
+    ))
+}

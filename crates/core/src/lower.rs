@@ -1,0 +1,482 @@
+//! `RawSpec → Spec`: judges every value alone and then the instances against each other.
+//!
+//! Invariant: nothing stops at the first finding, and a [`Spec`] is returned only when nothing
+//! refuses it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::cross::{Placed, Places, judge};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
+use crate::layout::STATE_ROOT;
+use crate::node::{Format, parse};
+use crate::protected::protected;
+use crate::raw::{Located, RawInstance, RawSpec, decode, nearest};
+use crate::spec::{AbsPath, AccountName, Argument, Instance, InstanceName, LogLevel, Spec};
+use crate::text::Refusal;
+
+/// Reads a document: text → `RawSpec` → `Spec`. Returns the warnings beside the specification, or
+/// every finding.
+pub fn read(text: &str, format: Format) -> Result<(Spec, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut diagnostics = Diagnostics::new();
+    let raw = parse(text, format, &mut diagnostics).map(|node| decode(&node, &mut diagnostics));
+    let spec = raw.map(|raw| lower(&raw, &mut diagnostics));
+    diagnostics.conclude(spec)
+}
+
+/// Judges what was typed. Instances with a refused option are left out, with their findings in
+/// `diagnostics`; what they do claim is judged against the others all the same.
+pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
+    judge_defaults(&raw.defaults, diagnostics);
+    let mut placed: Vec<Placed> = raw
+        .instances
+        .iter()
+        .filter_map(|named| {
+            let options = named.options.or(&raw.defaults);
+            lower_instance(&named.name, &options, diagnostics)
+        })
+        .collect();
+    judge(&placed, diagnostics);
+    placed.sort_by(|a, b| a.instance.name.cmp(&b.instance.name));
+    let complete = placed.into_iter().filter(|one| one.complete);
+    Spec { instances: complete.map(|one| one.instance).collect() }
+}
+
+/// A bad value in `[defaults]` is refused even where every instance says otherwise.
+fn judge_defaults(defaults: &RawInstance, diagnostics: &mut Diagnostics) {
+    let mut phantom = defaults.clone();
+    let nowhere = Origin::default();
+    if phantom.directory.is_none() {
+        phantom.directory = Some(Located { value: "/srv/project".to_owned(), at: nowhere.clone() });
+    }
+    let name = Located { value: "defaults".to_owned(), at: nowhere };
+    lower_instance(&name, &phantom, diagnostics);
+}
+
+/// Collects refusals with the place of the value they are about.
+struct Judge<'a> {
+    diagnostics: &'a mut Diagnostics,
+    /// Whether nothing was refused so far.
+    complete: bool,
+}
+
+impl Judge<'_> {
+    fn take<T>(&mut self, at: &Origin, what: &str, result: Result<T, Refusal>) -> Option<T> {
+        result
+            .map_err(|refusal| {
+                self.refuse(Diagnostic::new(
+                    refusal.code,
+                    at,
+                    format!("{what} is refused: {}", refusal.code.title()),
+                    refusal.reason,
+                    refusal.help,
+                ));
+            })
+            .ok()
+    }
+
+    fn refuse(&mut self, diagnostic: Diagnostic) {
+        self.complete = false;
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// An optional text: its value, or `default` where nothing was typed or what was is refused.
+    fn text<T>(
+        &mut self,
+        option: &str,
+        typed: Option<&Located<String>>,
+        default: T,
+        new: impl FnOnce(&str) -> Result<T, Refusal>,
+    ) -> T {
+        let Some(text) = typed else { return default };
+        let what = format!("`{option}` {:?}", text.value);
+        self.take(&text.at, &what, new(&text.value)).unwrap_or(default)
+    }
+
+    /// A list, without the items that are refused.
+    fn list<T>(
+        &mut self,
+        option: &str,
+        typed: Option<&Located<Vec<Located<String>>>>,
+        new: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Vec<T> {
+        let items = typed.map_or(&[][..], |list| &list.value);
+        let judge = |item: &Located<String>| {
+            self.take(&item.at, &format!("`{option}` {:?}", item.value), new(&item.value))
+        };
+        items.iter().filter_map(judge).collect()
+    }
+}
+
+fn lower_instance(
+    name: &Located<String>,
+    raw: &RawInstance,
+    diagnostics: &mut Diagnostics,
+) -> Option<Placed> {
+    let mut judge = Judge { diagnostics, complete: true };
+    let what = format!("the name {:?}", name.value);
+    let legal_name = judge.take(&name.at, &what, InstanceName::new(&name.value));
+    // The other options of an instance without a legal name are judged as those of another name.
+    let stand_in = InstanceName::new("instance").ok();
+    let known_name = legal_name.clone().or(stand_in)?;
+    let instance = judge.instance(&known_name, name, raw)?;
+    let complete = judge.complete;
+    // Without its name, an instance cannot be told from the others.
+    legal_name.map(|_| Placed { instance, complete, at: Places::of(name, raw) })
+}
+
+impl Judge<'_> {
+    /// Judges every option. One that is refused is replaced by what clashes with nothing, so that
+    /// the others can still be judged against other instances.
+    fn instance(
+        &mut self,
+        name: &InstanceName,
+        typed: &Located<String>,
+        raw: &RawInstance,
+    ) -> Option<Instance> {
+        let state_dir = AbsPath::new(&format!("{STATE_ROOT}/{name}")).ok()?;
+        let nowhere = AbsPath::new(&format!("/nonexistent/{name}")).ok()?;
+        let package_default = AbsPath::new("/usr/bin/opencode").ok()?;
+        let flag = |typed: &Option<Located<bool>>| typed.as_ref().is_none_or(|flag| flag.value);
+        Some(Instance {
+            name: name.clone(),
+            enable: flag(&raw.enable),
+            directory: directory(raw, typed, self).unwrap_or(nowhere),
+            state_dir: self.text("stateDir", raw.state_dir.as_ref(), state_dir, |text| {
+                AbsPath::new(text).and_then(protected)
+            }),
+            user: self.text("user", raw.user.as_ref(), name.account(), AccountName::user),
+            group: self.text("group", raw.group.as_ref(), name.account(), AccountName::group),
+            extra_groups: self.list("extraGroups", raw.extra_groups.as_ref(), AccountName::group),
+            package: self.text("package", raw.package.as_ref(), package_default, |text| {
+                AbsPath::new(text).and_then(package)
+            }),
+            listen: self.listen(raw),
+            log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
+            extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
+            auto_start: flag(&raw.auto_start),
+            auth_enable: flag(&raw.auth_enable),
+        })
+    }
+
+    /// The endpoint; port 0, which clashes with nothing, where a part of it is refused.
+    fn listen(&mut self, raw: &RawInstance) -> SocketAddr {
+        let before = std::mem::replace(&mut self.complete, true);
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let ip = self.text("listen.address", raw.listen_address.as_ref(), loopback, address);
+        let number = match &raw.listen_port {
+            None => 4096,
+            Some(typed) => {
+                let what = format!("`listen.port` {}", typed.value);
+                self.take(&typed.at, &what, port(typed.value)).unwrap_or(0)
+            }
+        };
+        let legal = std::mem::replace(&mut self.complete, before);
+        self.complete &= legal;
+        SocketAddr::new(ip, if legal { number } else { 0 })
+    }
+}
+
+fn directory(raw: &RawInstance, name: &Located<String>, judge: &mut Judge<'_>) -> Option<AbsPath> {
+    let Some(typed) = &raw.directory else {
+        judge.refuse(Diagnostic::new(
+            Code::MissingOption,
+            &name.at,
+            format!("`{}.directory` is missing", name.at.path),
+            "this instance has no project",
+            format!("add `directory = \"/srv/{}\"`", name.value.escape_default()),
+        ));
+        return None;
+    };
+    let what = format!("`directory` {:?}", typed.value);
+    judge.take(&typed.at, &what, AbsPath::new(&typed.value).and_then(protected))
+}
+
+/// A package is bound into the sandbox, so it may not be a large part of the host.
+fn package(path: AbsPath) -> Result<AbsPath, Refusal> {
+    let text = path.as_str();
+    let parts = text.split('/').count() - 1;
+    let of_system = text == "/usr" || text.starts_with("/usr/");
+    let of_store = text.starts_with("/nix/store/");
+    if of_system || of_store || (parts >= 2 && protected(path.clone()).is_ok()) {
+        return Ok(path);
+    }
+    Err(Refusal {
+        code: Code::ProtectedPath,
+        reason: "this would bind a large part of the host into the sandbox".to_owned(),
+        help: "name the opencode binary itself, or the directory made for it alone".to_owned(),
+    })
+}
+
+fn log_level(text: &str) -> Result<LogLevel, Refusal> {
+    let names = LogLevel::ALL.map(LogLevel::as_str);
+    LogLevel::ALL.into_iter().find(|level| level.as_str() == text).ok_or_else(|| Refusal {
+        code: Code::BadLogLevel,
+        reason: format!("the levels are {}", names.join(", ")),
+        help: match nearest(text, &names) {
+            Some(near) => format!("write `{near}`"),
+            None => "write `INFO`".to_owned(),
+        },
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, Refusal> {
+    let refuse = |reason: &str, help: String| Refusal {
+        code: Code::BadAddress,
+        reason: reason.to_owned(),
+        help,
+    };
+    let address: IpAddr = text.parse().map_err(|_| match text {
+        "localhost" => refuse("names are not resolved", "write `127.0.0.1` or `::1`".to_owned()),
+        "*" | "" => refuse("not an address", "write `0.0.0.0` or `::` for all of them".to_owned()),
+        _ => match text.trim_start_matches('[').split(']').next().map(str::parse::<IpAddr>) {
+            Some(Ok(inner)) => refuse("no brackets and no port here", format!("write `{inner}`")),
+            _ => refuse(
+                "not an IPv4 or IPv6 address",
+                "write an address such as `127.0.0.1`".to_owned(),
+            ),
+        },
+    })?;
+    let address = address.to_canonical();
+    if address.is_multicast() || address == IpAddr::from([255, 255, 255, 255]) {
+        return Err(refuse(
+            "a server cannot listen on it",
+            "write one of the host's addresses".to_owned(),
+        ));
+    }
+    Ok(address)
+}
+
+fn port(number: i64) -> Result<u16, Refusal> {
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or_else(|| Refusal {
+        code: Code::BadPort,
+        reason: "ports are 1 to 65535".to_owned(),
+        help: "write a port such as `4096`".to_owned(),
+    })
+}
+
+/// Arguments that carry the isolation, without dashes and in lower case.
+const RESERVED: &[(&str, &str)] = &[
+    ("port", " and use `listen.port`"),
+    ("hostname", " and use `listen.address`"),
+    ("loglevel", " and use `logLevel`"),
+    ("printlogs", "; the log is always printed to the journal"),
+    ("mdns", " and use `listen.address`"),
+    ("mdnsdomain", " and use `listen.address`"),
+    ("help", "; the server would print its help and exit"),
+    ("h", "; the server would print its help and exit"),
+    ("version", "; the server would print its version and exit"),
+    ("v", "; the server would print its version and exit"),
+];
+
+fn argument(text: &str) -> Result<Argument, Refusal> {
+    let argument = Argument::new(text)?;
+    if let Some(flag) = text.strip_prefix('-') {
+        let key = flag.split('=').next().unwrap_or_default().replace('-', "").to_lowercase();
+        let key = key.strip_prefix("no").filter(|rest| !rest.is_empty()).unwrap_or(&key);
+        if let Some((_, instead)) = RESERVED.iter().find(|(name, _)| *name == key) {
+            return Err(Refusal {
+                code: Code::ReservedArgument,
+                reason: "the unit sets this argument".to_owned(),
+                help: format!("remove it{instead}"),
+            });
+        }
+    }
+    Ok(argument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::OPTIONS;
+
+    fn codes(text: &str) -> Vec<&'static str> {
+        match read(text, Format::Toml) {
+            Ok((_, warnings)) => warnings.iter().map(|one| one.code.as_str()).collect(),
+            Err(found) => found.iter().map(|one| one.code.as_str()).collect(),
+        }
+    }
+
+    fn one(options: &str) -> Instance {
+        let text = format!("[instances.a]\n{options}");
+        read(&text, Format::Toml).unwrap().0.instances.remove(0)
+    }
+
+    #[test]
+    fn an_instance_needs_only_a_directory() {
+        let instance = one("directory = \"/srv/a\"");
+        assert_eq!(instance.state_dir.as_str(), "/var/lib/opencode/instance-state/a");
+        assert_eq!(instance.user.as_str(), "opencode-a");
+        assert_eq!(instance.listen.to_string(), "127.0.0.1:4096");
+        assert!(instance.auth_enable && instance.auto_start && instance.enable);
+    }
+
+    #[test]
+    fn no_default_is_inert_and_every_instance_can_say_otherwise() {
+        let bare = "[instances.a]\n";
+        for option in OPTIONS {
+            let needed = if option.key == "directory" { "" } else { "directory = \"/srv/a\"\n" };
+            let auth = if option.key == "auth.enable" { "" } else { "auth.enable = true\n" };
+            let defaults = format!("[defaults]\n{} = {}\n", option.key, option.example);
+            let with = read(&format!("{defaults}{bare}{needed}{auth}"), Format::Toml).unwrap().0;
+            if option.key != "directory" {
+                let without = read(&format!("{bare}{needed}{auth}"), Format::Toml).unwrap().0;
+                assert_ne!(with, without, "defaults.{} is inert", option.key);
+            }
+            let own = format!("[instances.a]\n{} = {}\n{needed}{auth}", option.key, option.example);
+            let own = read(&own, Format::Toml).unwrap().0;
+            assert_eq!(with, own, "defaults.{} means something else", option.key);
+        }
+    }
+
+    #[test]
+    fn an_instance_outranks_the_defaults() {
+        let text = "[defaults]\nlogLevel = \"WARN\"\nextraGroups = [\"x\"]\nauth.enable = false\n\
+            [instances.a]\ndirectory = \"/srv/a\"\nlogLevel = \"DEBUG\"\nextraGroups = []\nauth.enable = true\n";
+        let (spec, warnings) = read(text, Format::Toml).unwrap();
+        assert_eq!(spec.instances[0].log_level, LogLevel::Debug);
+        assert!(spec.instances[0].extra_groups.is_empty());
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn a_bad_default_is_refused_once_even_where_nothing_uses_it() {
+        let text = "[defaults]\nlogLevel = \"debug\"\n\
+            [instances.a]\ndirectory = \"/srv/a\"\nlogLevel = \"INFO\"\n\
+            [instances.b]\ndirectory = \"/srv/b\"\nlisten.port = 2\n";
+        assert_eq!(codes(text), ["E0209"]);
+    }
+
+    #[test]
+    fn refusals_by_table() {
+        let cases: &[(&str, &str)] = &[
+            ("logLevel = \"info\"", "E0209"),
+            ("listen.port = 0", "E0207"),
+            ("listen.port = 65536", "E0207"),
+            ("listen.port = -1", "E0207"),
+            ("listen.port = \"4096\"", "E0103"),
+            ("listen.address = \"localhost\"", "E0208"),
+            ("listen.address = \"[::1]:80\"", "E0208"),
+            ("listen.address = \"224.0.0.1\"", "E0208"),
+            ("listen.address = \"fe80::1%eth0\"", "E0208"),
+            ("listen.address = \"0.0.0.0\"\nauth.enable = false", "E0306"),
+            ("stateDir = \"state\"", "E0203"),
+            ("stateDir = \"/srv/a/state\"", "E0304"),
+            ("stateDir = \"/srv/a\"", "E0304"),
+            ("stateDir = \"/etc/x\"", "E0211"),
+            ("stateDir = \"/var/lib/opencode/instance-auth/a\"", "E0211"),
+            ("stateDir = \"/srv/x\\nUser=root\"", "E0206"),
+            ("user = \"root\"", "E0210"),
+            ("group = \"docker\"", "E0214"),
+            ("extraGroups = [\"ok\", \"docker\"]", "E0214"),
+            ("package = \"/\"", "E0211"),
+            ("package = \"/home\"", "E0211"),
+            ("package = \"/etc/opencode\"", "E0211"),
+            ("package = \"/root/.opencode/bin/opencode\"", "E0211"),
+            ("extraArgs = [\"--port\", \"1\"]", "E0212"),
+            ("extraArgs = [\"--hostname=0.0.0.0\"]", "E0212"),
+            ("extraArgs = [\"--logLevel\"]", "E0212"),
+            ("extraArgs = [\"--no-mdns\"]", "E0212"),
+            ("extraArgs = [\"a\\u0000b\"]", "E0206"),
+        ];
+        for (options, code) in cases {
+            let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{options}\n");
+            assert_eq!(codes(&text), [*code], "{options}");
+        }
+        for (directory, code) in [
+            ("/", "E0211"),
+            ("/home/alice", "E0211"),
+            ("/var/lib/postgresql", "E0211"),
+            ("/var/spool/cron", "E0211"),
+            ("/home", "E0211"),
+            ("/etc/nixos", "E0211"),
+            ("/root/x", "E0211"),
+            ("/tmp/x", "E0211"),
+            ("/var/lib/opencode/instance-state/a/x", "E0304"),
+            ("/srv/a ", "E0205"),
+        ] {
+            let text = format!("[instances.a]\ndirectory = \"{directory}\"\n");
+            assert_eq!(codes(&text), [code], "{directory}");
+        }
+    }
+
+    #[test]
+    fn instances_do_not_share() {
+        let two = |a: &str, b: &str| {
+            codes(&format!(
+                "[instances.a]\ndirectory = \"/srv/a\"\nlisten.port = 1\n{a}\n\
+                 [instances.b]\ndirectory = \"/srv/b\"\nlisten.port = 2\n{b}\n"
+            ))
+        };
+        assert_eq!(two("", ""), [""; 0]);
+        assert_eq!(two("listen.address = \"0.0.0.0\"", "listen.address = \"::1\""), [""; 0]);
+        assert_eq!(two("user = \"u\"", "user = \"u\""), ["E0302"]);
+        assert_eq!(two("user = \"opencode-b\"", ""), ["E0302"]);
+        assert_eq!(two("stateDir = \"/s/x\"", "stateDir = \"/s/x\""), ["E0303"]);
+        assert_eq!(two("stateDir = \"/s/x\"", "stateDir = \"/s/x/y\""), ["E0303"]);
+        assert_eq!(two("stateDir = \"/srv/b/x\"", ""), ["E0304"]);
+        assert_eq!(two("stateDir = \"/var/lib/opencode/instance-state/b\"", ""), ["E0303"]);
+        let ports = |a: &str, b: &str| {
+            codes(&format!(
+                "[instances.a]\ndirectory = \"/srv/a\"\n{a}\n[instances.b]\ndirectory = \"/srv/b\"\n{b}\n"
+            ))
+        };
+        assert_eq!(ports("", ""), ["E0301"]);
+        assert_eq!(
+            ports("listen.address = \"127.0.0.1\"", "listen.address = \"127.0.0.2\""),
+            [""; 0]
+        );
+        assert_eq!(ports("listen.address = \"::\"", "listen.address = \"127.0.0.2\""), ["E0301"]);
+        assert_eq!(ports("listen.address = \"::ffff:127.0.0.1\"", ""), ["E0301"]);
+        assert_eq!(ports("", "enable = false"), [""; 0]);
+    }
+
+    #[test]
+    fn projects_do_not_nest() {
+        let two = |a: &str, b: &str| {
+            codes(&format!(
+                "[instances.a]\ndirectory = \"{a}\"\nlisten.port = 1\n\
+                 [instances.b]\ndirectory = \"{b}\"\nlisten.port = 2\n"
+            ))
+        };
+        assert_eq!(two("/srv/x", "/srv/x"), ["W0401"]);
+        assert_eq!(two("/srv/x", "/srv/x/y"), ["E0307"]);
+        assert_eq!(two("/srv/x", "/srv/xy"), [""; 0]);
+        let package = "\"\nlisten.port = 2\npackage = \"/srv/a/bin/opencode";
+        assert_eq!(
+            two("/srv/a", &format!("/srv/b{}", package.replace("listen.port = 2\n", ""))),
+            ["E0308"]
+        );
+        assert_eq!(two("/srv/x", "/var/lib/opencode/instance-state/a/p"), ["E0305"]);
+    }
+
+    #[test]
+    fn an_instance_with_a_bad_option_is_still_judged_against_the_others() {
+        let text = "[defaults]\nuser = \"shared\"\nlisten.port = 5000\n\
+            [instances.a]\ndirectory = \"/srv/x\"\n\
+            [instances.b]\ndirectory = \"/srv/x/y\"\nlogLevel = \"x\"\n";
+        assert_eq!(codes(text).len(), 4, "{:?}", codes(text));
+        // What is refused clashes with nothing.
+        let text = "[instances.a]\ndirectory = \"/\"\nlisten.port = 0\n\
+            [instances.b]\ndirectory = \"/\"\nlisten.port = 0\n";
+        assert_eq!(codes(text), ["E0211", "E0207", "E0211", "E0207"]);
+    }
+
+    #[test]
+    fn a_state_directory_with_an_odd_name_is_not_left_to_state_directory() {
+        let leaf = |leaf: &str| {
+            let path = format!("/var/lib/opencode/instance-state/{leaf}");
+            let instance = one(&format!("directory = \"/srv/a\"\nstateDir = \"{path}\""));
+            instance.state_leaf().map(str::to_owned)
+        };
+        assert_eq!(leaf("renamed_1.x"), Some("renamed_1.x".to_owned()));
+        for odd in ["x mysql", "a:b", "a%b", "-x", ".x", "ü", "a/b"] {
+            assert_eq!(leaf(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn all_findings_come_at_once_in_the_order_of_the_text() {
+        let text = "[instances.A]\nlisten.port = 0\nlogLevel = \"x\"\nuser = \"root\"\nnope = 1\n";
+        assert_eq!(codes(text), ["E0104", "E0201", "E0207", "E0209", "E0210", "E0102"]);
+    }
+}

@@ -1,0 +1,105 @@
+//! What should be, with only legal values: the input of everything that renders.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::layout::STATE_ROOT;
+pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
+
+/// A whole specification, its instances sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Spec {
+    /// Every instance, the disabled ones included.
+    pub instances: Vec<Instance>,
+}
+
+impl Spec {
+    /// The instances that should exist on the host.
+    pub fn enabled(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().filter(|instance| instance.enable)
+    }
+}
+
+/// How much the server logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What happens.
+    Info,
+    /// What may be wrong.
+    Warn,
+    /// What is wrong.
+    Error,
+}
+
+impl LogLevel {
+    /// All levels, from the most to the least talkative.
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warn, Self::Error];
+
+    /// As the server's `--log-level` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+/// One instance; the field's names are the options' names.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// The name, a part of every unit's name.
+    pub name: InstanceName,
+    /// Whether it exists on the host.
+    pub enable: bool,
+    /// The project that the agent may write to.
+    pub directory: AbsPath,
+    /// HOME.
+    pub state_dir: AbsPath,
+    /// Who the server and the agent run as.
+    pub user: AccountName,
+    /// The user's group.
+    pub group: AccountName,
+    /// Further groups.
+    pub extra_groups: Vec<AccountName>,
+    /// The opencode binary or its prefix.
+    pub package: AbsPath,
+    /// Where clients connect on the host. The port is also the server's, inside its namespace.
+    pub listen: SocketAddr,
+    /// How much the server logs.
+    pub log_level: LogLevel,
+    /// Further arguments of `opencode serve`.
+    pub extra_args: Vec<Argument>,
+    /// Whether it starts at boot and with `apply`.
+    pub auto_start: bool,
+    /// Whether the server asks for a password.
+    pub auth_enable: bool,
+}
+
+impl Instance {
+    /// Whether the user is the instance's own, made with it.
+    pub fn owns_user(&self) -> bool {
+        self.user == self.name.account()
+    }
+
+    /// Whether the group is the instance's own, made with it.
+    pub fn owns_group(&self) -> bool {
+        self.group == self.name.account()
+    }
+
+    /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which
+    /// systemd's `StateDirectory=` makes; `None` for a place that `tmpfiles.d` makes.
+    pub fn state_leaf(&self) -> Option<&str> {
+        let leaf = self.state_dir.as_str().strip_prefix(STATE_ROOT)?.strip_prefix('/')?;
+        // `StateDirectory=` splits at spaces and colons and expands more than other paths do.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let safe = leaf.bytes().all(plain) && !leaf.starts_with(['.', '-']);
+        (safe && !leaf.is_empty()).then_some(leaf)
+    }
+}

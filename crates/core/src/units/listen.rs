@@ -1,0 +1,83 @@
+//! `opencode-listen@NAME`: the host's socket, and the proxy from it into the namespace.
+//!
+//! No socket of the host's namespace may ever sit in a process with the instance's user: a passed
+//! listening socket can be disconnected and connected again to the host's own loopback. So the
+//! proxy has a user of its own. It has no `PrivatePIDs=`: systemd 257 then announces the socket with
+//! a process number from outside the namespace, and the proxy says that it got none.
+
+use crate::facts::HostFacts;
+use crate::spec::Instance;
+use crate::unit::{Section, Unit, Value};
+use crate::units::{Names, SLICE, TARGET, description, sandbox};
+
+pub(super) fn socket(instance: &Instance) -> Unit {
+    let unit = Section::new("Unit")
+        .set("Description", description("Listener", &instance.name))
+        .set("PartOf", Value::word(TARGET));
+    let mut socket = Section::new("Socket")
+        .set("ListenStream", Value::words([instance.listen.to_string()]))
+        .set_why(
+            "FlushPending",
+            Value::Yes,
+            "a client that waits while the start fails is refused, and does not start it again at once",
+        )
+        .set_why(
+            "TriggerLimitIntervalSec",
+            Value::Number(0),
+            "a failing start must not close the port for good",
+        )
+        .set("Backlog", Value::Number(4096))
+        .set("NoDelay", Value::Yes);
+    let ip = instance.listen.ip();
+    if !ip.is_loopback() && !ip.is_unspecified() {
+        socket = socket.set_why("FreeBind", Value::Yes, "the address may come later than the boot");
+    }
+    Unit { name: Names(&instance.name).socket(), sections: vec![unit, socket] }
+}
+
+pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
+    let names = Names(&instance.name);
+    let unit = Section::new("Unit")
+        .set("Description", description("Proxy", &instance.name))
+        .set_why(
+            "BindsTo",
+            Value::words([names.main()]),
+            "clients wait while the server starts, and none is connected to a dead one",
+        )
+        .set("After", Value::words([names.main()]))
+        .set_why(
+            "StartLimitIntervalSec",
+            Value::Number(0),
+            "a failing start must not close the port for good",
+        );
+    let target = format!("127.0.0.1:{}", instance.listen.port());
+    let service = Section::new("Service")
+        .set("Type", Value::word("notify"))
+        .set(
+            "ExecStart",
+            Value::command([facts.socket_proxyd.as_str(), "--connections-max=1024", &target]),
+        )
+        .set_why(
+            "LimitNOFILE",
+            Value::Number(16384),
+            "the proxy needs six descriptors a connection",
+        )
+        .set("Slice", Value::word(SLICE))
+        .set("SyslogIdentifier", Value::words([format!("opencode-listen@{}", instance.name)]))
+        .set_why("DynamicUser", Value::Yes, "a user of its own: never the instance's")
+        .extend(sandbox::namespace(names))
+        .set_why(
+            "RestrictAddressFamilies",
+            Value::word("AF_UNIX AF_INET AF_INET6"),
+            "it passes connections on, inside a namespace that has nothing but loopback",
+        )
+        .set("MemoryDenyWriteExecute", Value::Yes)
+        .extend(sandbox::hardening())
+        .extend(sandbox::empty_root(instance, facts))
+        .set_why(
+            "BindReadOnlyPaths",
+            Value::bind("/run/systemd/notify"),
+            "readiness; systemd takes messages from the proxy's main process alone",
+        );
+    Unit { name: names.proxy(), sections: vec![unit, service] }
+}

@@ -1,0 +1,127 @@
+//! The units of one instance and of the fleet, as data.
+//!
+//! | unit | runs as | what it is |
+//! |---|---|---|
+//! | `opencode-NAME.service` | the instance's user | the server; its process 1 is the supervisor |
+//! | `opencode-setup@NAME.service` | the instance's user | makes the directories of an empty HOME |
+//! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
+//! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
+
+mod listen;
+mod main;
+mod net;
+pub(crate) mod sandbox;
+mod setup;
+
+use crate::facts::HostFacts;
+use crate::layout::{CONFIG_DIR, NETNS_DIR, RUNTIME_DIR};
+use crate::spec::{Instance, InstanceName, Spec};
+use crate::unit::{Section, Unit, Value};
+
+/// The target that starts the fleet.
+pub const TARGET: &str = "opencode.target";
+/// The slice of every unit: one limit for the whole fleet.
+pub const SLICE: &str = "opencode.slice";
+
+/// The names of one instance's units and files.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a>(pub &'a InstanceName);
+
+impl Names<'_> {
+    /// `opencode-NAME.service`.
+    pub fn main(self) -> String {
+        format!("opencode-{}.service", self.0)
+    }
+
+    /// `opencode-setup@NAME.service`.
+    pub fn setup(self) -> String {
+        format!("opencode-setup@{}.service", self.0)
+    }
+
+    /// `opencode-net@NAME.service`.
+    pub fn net(self) -> String {
+        format!("opencode-net@{}.service", self.0)
+    }
+
+    /// `opencode-listen@NAME.socket`.
+    pub fn socket(self) -> String {
+        format!("opencode-listen@{}.socket", self.0)
+    }
+
+    /// `opencode-listen@NAME.service`.
+    pub fn proxy(self) -> String {
+        format!("opencode-listen@{}.service", self.0)
+    }
+
+    /// Every unit, in the order in which they stop.
+    pub fn all(self) -> [String; 5] {
+        [self.socket(), self.proxy(), self.main(), self.setup(), self.net()]
+    }
+
+    /// The pinned network namespace.
+    pub fn netns(self) -> String {
+        format!("{NETNS_DIR}/opencode-{}", self.0)
+    }
+
+    /// The directory of the instance's installed files.
+    pub fn config_dir(self) -> String {
+        format!("{CONFIG_DIR}/{}", self.0)
+    }
+
+    /// The rules of the instance's namespace, at a path that never changes.
+    pub fn rules(self) -> String {
+        format!("{CONFIG_DIR}/{}/rules.nft", self.0)
+    }
+
+    /// The empty directory that is the root of the sandbox; only mount points come into being in it.
+    pub fn root(self) -> String {
+        format!("{RUNTIME_DIR}/{}/root", self.0)
+    }
+
+    /// The directory of the instance's volatile files.
+    pub fn runtime_dir(self) -> String {
+        format!("{RUNTIME_DIR}/{}", self.0)
+    }
+}
+
+/// The five units of an instance.
+pub fn of_instance(instance: &Instance, facts: &HostFacts) -> [Unit; 5] {
+    [
+        main::unit(instance, facts),
+        setup::unit(instance, facts),
+        net::unit(instance, facts),
+        listen::socket(instance),
+        listen::proxy(instance, facts),
+    ]
+}
+
+/// The target and the slice.
+pub fn of_fleet(spec: &Spec) -> [Unit; 2] {
+    let started = spec.enabled().filter(|instance| instance.auto_start).flat_map(|instance| {
+        let names = Names(&instance.name);
+        [names.main(), names.socket()]
+    });
+    let mut unit = Section::new("Unit").set("Description", Value::word("opencode servers"));
+    for name in started {
+        unit = unit.set("Wants", Value::words([name]));
+    }
+    let target = Unit {
+        name: TARGET.to_owned(),
+        sections: vec![
+            unit,
+            Section::new("Install").set("WantedBy", Value::word("multi-user.target")),
+        ],
+    };
+    let slice = Unit {
+        name: SLICE.to_owned(),
+        sections: vec![
+            Section::new("Unit").set("Description", Value::word("All opencode servers")),
+        ],
+    };
+    [target, slice]
+}
+
+/// `Description=…, instance NAME`.
+fn description(what: &'static str, name: &InstanceName) -> Value {
+    Value::words([what, "of instance", name.as_str()])
+}

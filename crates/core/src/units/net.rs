@@ -1,0 +1,104 @@
+//! `opencode-net@NAME.service`: what root prepares for an instance. Its network namespace with the
+//! policy in it, the names of its accounts, its password.
+
+use crate::facts::HostFacts;
+use crate::spec::Instance;
+use crate::unit::escape::{Command, Word};
+use crate::unit::{Section, Unit, Value};
+use crate::units::{Names, SLICE, TARGET, description};
+
+pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
+    let names = Names(&instance.name);
+    let unit = Section::new("Unit")
+        .set("Description", description("Network namespace", &instance.name))
+        .set("PartOf", Value::word(TARGET));
+    Unit { name: names.net(), sections: vec![unit, service(instance, facts)] }
+}
+
+fn service(instance: &Instance, facts: &HostFacts) -> Section {
+    let name = instance.name.as_str();
+    let rules = Names(&instance.name).rules();
+    let engine = facts.engine.as_str();
+    let up = [engine, "net", "up", name, "--rules", &rules, "--nft", facts.nft.as_str()];
+    Section::new("Service")
+        .set("Type", Value::word("oneshot"))
+        .set("RemainAfterExit", Value::Yes)
+        .set("ExecStartPre", Value::Command(Command { prefix: "", argv: prepare(instance, facts) }))
+        .set("ExecStart", Value::command(up))
+        .set("ExecReload", Value::command(up))
+        .set("ExecStopPost", Value::command([engine, "net", "down", name]))
+        .set("TimeoutStartSec", Value::Number(30))
+        .set("Slice", Value::word(SLICE))
+        .set("SyslogIdentifier", Value::words([format!("opencode-net@{name}")]))
+        .set_why(
+            "RuntimeDirectory",
+            Value::words([
+                format!("opencode-instances/{name}"),
+                format!("opencode-instances/{name}/root"),
+            ]),
+            "the second one is the empty root of the sandboxes",
+        )
+        .set("RuntimeDirectoryMode", Value::word("0755"))
+        .set("StateDirectory", Value::words([format!("opencode/instance-auth/{name}")]))
+        .set("StateDirectoryMode", Value::word("0700"))
+        .set_why(
+            "CapabilityBoundingSet",
+            Value::word("CAP_NET_ADMIN CAP_SYS_ADMIN"),
+            "root, to make and pin a network namespace; no private mounts, the host must see the pin",
+        )
+        .set("NoNewPrivileges", Value::Yes)
+        .set_why("RestrictNamespaces", Value::word("net"), "it makes and enters that kind, and no other")
+        .set_why(
+            "RestrictAddressFamilies",
+            Value::word("AF_UNIX AF_NETLINK"),
+            "links and rules; the accounts may come from a name service's socket",
+        )
+        .set("IPAddressDeny", Value::word("any"))
+        .set("SystemCallArchitectures", Value::word("native"))
+        .set_why(
+            "SystemCallFilter",
+            Value::word("@system-service mount umount2"),
+            "the pin is a mount, and every other call of that kind is refused",
+        )
+        .set("SystemCallErrorNumber", Value::word("EPERM"))
+        .set("MemoryDenyWriteExecute", Value::Yes)
+        .set("LockPersonality", Value::Yes)
+        .set("AmbientCapabilities", Value::word(""))
+        .set("ProtectClock", Value::Yes)
+        .set("RemoveIPC", Value::Yes)
+        .set("RestrictRealtime", Value::Yes)
+        .set("RestrictSUIDSGID", Value::Yes)
+        .set("KeyringMode", Value::word("private"))
+        .set("DevicePolicy", Value::word("closed"))
+        .set("LimitCORE", Value::Number(0))
+        .set("UMask", Value::word("0077"))
+}
+
+/// Accounts that have names inside, and the password if there is to be one.
+fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
+    // passwd(5) cannot hold a colon. Programs go by the variable HOME before they look there.
+    let home = Some(instance.state_dir.as_str()).filter(|path| !path.contains(':'));
+    let mut argv: Vec<Word> = [
+        facts.engine.as_str(),
+        "prepare",
+        instance.name.as_str(),
+        "--user",
+        instance.user.as_str(),
+        "--group",
+        instance.group.as_str(),
+        "--home",
+        home.unwrap_or("/nonexistent"),
+        "--shell",
+        facts.shell.as_str(),
+    ]
+    .map(Word::from)
+    .to_vec();
+    for group in &instance.extra_groups {
+        argv.push("--extra-group".into());
+        argv.push(group.as_str().into());
+    }
+    if instance.auth_enable {
+        argv.push("--password".into());
+    }
+    argv
+}

@@ -1,0 +1,219 @@
+//! The sandbox that the main, the setup and the proxy unit share, one directive each with its reason.
+
+use crate::facts::HostFacts;
+use crate::spec::Instance;
+use crate::unit::{Entry, Value};
+use crate::units::Names;
+
+fn entry(directive: &'static str, value: Value) -> Entry {
+    Entry { directive, value, since: 0, why: None }
+}
+
+fn since(version: u32, directive: &'static str, value: Value) -> Entry {
+    Entry { directive, value, since: version, why: None }
+}
+
+fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
+    Entry { directive, value, since: 0, why: Some(reason) }
+}
+
+/// What every unprivileged unit gives up.
+pub(crate) fn hardening() -> Vec<Entry> {
+    let yes = || Value::Yes;
+    vec![
+        entry("NoNewPrivileges", yes()),
+        entry("CapabilityBoundingSet", Value::word("")),
+        entry("AmbientCapabilities", Value::word("")),
+        entry("PrivateUsers", yes()),
+        entry("PrivateDevices", yes()),
+        entry("PrivateIPC", yes()),
+        entry("PrivateTmp", yes()),
+        entry("ProtectSystem", Value::word("strict")),
+        why(
+            "ProtectHome",
+            Value::word("tmpfs"),
+            "empty homes; `yes` would forbid a project below /home",
+        ),
+        entry("ProtectProc", Value::word("invisible")),
+        entry("ProcSubset", Value::word("pid")),
+        entry("ProtectClock", yes()),
+        entry("ProtectControlGroups", yes()),
+        Entry {
+            why: Some("a namespace of its own: the names of all other units stay unknown"),
+            ..since(257, "ProtectControlGroups", Value::word("strict"))
+        },
+        entry("ProtectHostname", yes()),
+        entry("ProtectKernelLogs", yes()),
+        entry("ProtectKernelModules", yes()),
+        entry("ProtectKernelTunables", yes()),
+        entry("DevicePolicy", Value::word("closed")),
+        entry("KeyringMode", Value::word("private")),
+        entry("LockPersonality", yes()),
+        entry("RemoveIPC", yes()),
+        entry("RestrictNamespaces", yes()),
+        entry("RestrictRealtime", yes()),
+        entry("RestrictSUIDSGID", yes()),
+        entry("SystemCallArchitectures", Value::word("native")),
+        entry("SystemCallFilter", Value::word("@system-service")),
+        why(
+            "SystemCallFilter",
+            Value::word(
+                "~@privileged @resources @keyring io_uring_enter io_uring_register io_uring_setup \
+                 userfaultfd",
+            ),
+            "io_uring opens files and sockets past every filter of system calls; userfaultfd serves exploits",
+        ),
+        entry("SystemCallErrorNumber", Value::word("EPERM")),
+        entry("LimitCORE", Value::Number(0)),
+        entry("UMask", Value::word("0077")),
+    ]
+}
+
+/// The instance's network namespace, and nothing where that is missing.
+pub(crate) fn namespace(names: Names<'_>) -> [Entry; 2] {
+    [
+        why(
+            "PrivateNetwork",
+            Value::Yes,
+            "with the next line: the instance's own namespace, never the host's",
+        ),
+        entry("NetworkNamespacePath", Value::words([names.netns()])),
+    ]
+}
+
+/// The host's programs, read-only. Nothing else of the host is visible below the empty root.
+const SYSTEM: &[&str] = &["/bin", "/sbin", "/lib", "/lib64"];
+
+/// The files of the host's `/etc` that programs need and that tell nothing about the host.
+const ETC: &[&str] = &[
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/certs",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/terminfo",
+];
+
+/// What tells about the host's devices. With `NetworkNamespacePath=`, systemd 257 mounts `/sys`
+/// before it enters the namespace, so that the links listed there are the host's.
+const HIDDEN: &str = "-+/sys/block -+/sys/bus -+/sys/class -+/sys/dev -+/sys/devices/pci0000:00 \
+     -+/sys/devices/platform -+/sys/devices/virtual -+/sys/firmware -+/sys/module";
+
+/// An empty root with the system's programs in it.
+///
+/// A directory of its own and not `TemporaryFileSystem=/`: `ProtectSystem=strict` claims `/` too,
+/// and systemd then drops the file system without a word and shows the whole host.
+pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
+    let names = Names(&instance.name);
+    let mut entries = vec![
+        entry("RootDirectory", Value::words([names.root()])),
+        why(
+            "MountAPIVFS",
+            Value::word("no"),
+            "no /run of its own and no journal sockets in it; the lines above mount the rest",
+        ),
+        since(257, "BindLogSockets", Value::word("no")),
+        why(
+            "BindReadOnlyPaths",
+            Value::bind("/usr"),
+            "the host's programs are the tools; with this program, all that is seen of the host",
+        ),
+        Entry {
+            directive: "MemoryPressureWatch",
+            value: Value::word("off"),
+            since: 254,
+            why: Some("a privileged ExecStop= would look for its file below /sys, and find none"),
+        },
+    ];
+    let optional = |path: &&'static str| entry("BindReadOnlyPaths", Value::bind_optional(path));
+    entries.extend(SYSTEM.iter().map(optional));
+    entries.push(optional(&"/etc/ld.so.cache"));
+    if !facts.engine.as_str().starts_with("/usr/") {
+        entries.push(entry("BindReadOnlyPaths", Value::bind(facts.engine.as_str())));
+    }
+    entries.push(why(
+        "InaccessiblePaths",
+        Value::word(HIDDEN),
+        "the host's devices and network links, which /sys shows to every namespace",
+    ));
+    entries
+}
+
+/// What the agent needs of `/etc`: accounts of its own, the host's certificates and time zone.
+pub(crate) fn minimal_etc(instance: &Instance) -> Vec<Entry> {
+    let names = Names(&instance.name);
+    let own = |file: &str| {
+        Value::bind_to(&format!("{}/etc/{file}", names.config_dir()), &format!("/etc/{file}"))
+    };
+    let account = |file: &str| {
+        Value::bind_to(&format!("{}/{file}", names.runtime_dir()), &format!("/etc/{file}"))
+    };
+    let mut entries = vec![
+        why("BindReadOnlyPaths", account("passwd"), "only this instance's accounts have names"),
+        entry("BindReadOnlyPaths", account("group")),
+        why(
+            "BindReadOnlyPaths",
+            own("nsswitch.conf"),
+            "names are resolved without the host's daemons",
+        ),
+    ];
+    entries.extend(
+        ["resolv.conf", "hosts", "gitconfig"].map(|file| entry("BindReadOnlyPaths", own(file))),
+    );
+    entries.extend(
+        ETC.iter()
+            .filter(|path| **path != "/etc/ld.so.cache")
+            .map(|path| entry("BindReadOnlyPaths", Value::bind_optional(path))),
+    );
+    entries
+}
+
+/// The way to systemd for readiness and watchdog: an open socket, which only the supervisor holds.
+///
+/// An agent that could reach the path could keep systemd busy with messages, so the path that
+/// systemd itself puts into each root directory is closed.
+pub(crate) fn messages(facts: &HostFacts) -> Vec<Entry> {
+    if facts.systemd < 253 {
+        return vec![why(
+            "BindReadOnlyPaths",
+            Value::bind("/run/systemd/notify"),
+            "readiness and watchdog; systemd takes messages from the main process alone",
+        )];
+    }
+    vec![
+        entry("OpenFile", Value::word("/run/systemd/notify:notify")),
+        entry("InaccessiblePaths", Value::word("-+/run/systemd/notify")),
+    ]
+}
+
+/// The user, the state directory and a private `/dev/shm`, for the units that run as the instance.
+pub(crate) fn identity(instance: &Instance) -> Vec<Entry> {
+    let mut entries = vec![
+        entry("User", Value::words([&instance.user])),
+        entry("Group", Value::words([&instance.group])),
+        since(257, "PrivatePIDs", Value::Yes),
+    ];
+    if !instance.extra_groups.is_empty() {
+        entries.push(why(
+            "SupplementaryGroups",
+            Value::words(&instance.extra_groups),
+            "what these groups may read and write of the paths below",
+        ));
+    }
+    if let Some(leaf) = instance.state_leaf() {
+        entries.push(entry(
+            "StateDirectory",
+            Value::words([format!("opencode/instance-state/{leaf}")]),
+        ));
+        entries.push(entry("StateDirectoryMode", Value::word("0700")));
+    } else {
+        entries.push(entry("BindPaths", Value::bind(instance.state_dir.as_str())));
+    }
+    entries
+}
