@@ -1,1 +1,17 @@
 //! The effects: each module talks to one interface of the kernel or of systemd.
+
+pub mod accounts;
+pub mod apply;
+pub mod auth;
+pub mod facts;
+pub mod files;
+pub mod http;
+pub mod installed;
+pub mod lock;
+pub mod net;
+pub mod setup;
+pub mod status;
+pub mod supervise;
+pub mod systemctl;
+pub mod terminate;
+pub mod trust;

@@ -1,0 +1,173 @@
+//! What `apply` (or NixOS) installed: the manifest of owned files and the record of each instance.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use instances_core::desired::{Content, Effect};
+use instances_core::layout::CONFIG_DIR;
+use instances_core::spec::InstanceName;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, Root, at};
+
+/// What lies in the way of knowing what is installed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A file of ours that does not parse: continuing could forget what is installed.
+    #[error("cannot understand {path}; restore it, or remove it after removing what it lists")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written by a newer version: continuing could forget what it means.
+    #[error("{path} has format version {found}, this program knows version 1; use a newer program")]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
+    /// No instance of that name.
+    #[error("no instance named `{name}` is installed{hint}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The nearest, or how to see them all.
+        hint: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    files: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    version: u32,
+    effects: BTreeSet<Effect>,
+}
+
+/// The record that is installed with each instance.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The format's version.
+    pub version: u32,
+    /// The instance's name.
+    pub name: InstanceName,
+    /// The project.
+    pub directory: String,
+    /// HOME.
+    pub state_dir: String,
+    /// The user.
+    pub user: String,
+    /// Where clients connect.
+    pub listen: std::net::SocketAddr,
+    /// Whether it starts at boot.
+    pub auto_start: bool,
+    /// Whether the server asks for a password.
+    pub auth_enable: bool,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+fn manifest_path() -> String {
+    format!("{CONFIG_DIR}/manifest.json")
+}
+
+fn pending_path() -> String {
+    format!("{CONFIG_DIR}/pending.json")
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &str, text: &str) -> Result<T, Error> {
+    let corrupt = |source| Error::Corrupt { path: path.to_owned(), source };
+    let Version { version } = serde_json::from_str(text).map_err(corrupt)?;
+    if version != 1 {
+        return Err(Error::Version { path: path.to_owned(), found: version });
+    }
+    serde_json::from_str(text).map_err(corrupt)
+}
+
+/// The paths that are ours.
+pub fn owned(root: &Root) -> Result<BTreeSet<String>, Error> {
+    let path = manifest_path();
+    let Some(text) = root.read(&path)? else { return Ok(BTreeSet::new()) };
+    parse::<Manifest>(&path, &text).map(|manifest| manifest.files)
+}
+
+/// Records the paths that are ours; none removes the manifest.
+pub fn record_owned(root: &Root, files: BTreeSet<String>) -> Result<(), Error> {
+    if files.is_empty() {
+        return Ok(root.remove(&manifest_path())?);
+    }
+    let text = json(&Manifest { version: 1, files });
+    Ok(root.write(&manifest_path(), &Content::Text(text))?)
+}
+
+/// What a run that did not finish had still to do, kept over a reboot: it makes no accounts.
+pub fn pending(root: &Root) -> Result<BTreeSet<Effect>, Error> {
+    let path = pending_path();
+    let Some(text) = root.read(&path)? else { return Ok(BTreeSet::new()) };
+    parse::<Pending>(&path, &text).map(|pending| pending.effects)
+}
+
+/// Remembers what is still to do; nothing removes the note.
+pub fn record_pending(root: &Root, effects: BTreeSet<Effect>) -> Result<(), Error> {
+    if effects.is_empty() {
+        return Ok(root.remove(&pending_path())?);
+    }
+    Ok(root.write(&pending_path(), &Content::Text(json(&Pending { version: 1, effects })))?)
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    // Maps with string keys and plain enums always serialise.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+/// Every installed instance, by name.
+pub fn instances(root: &Root) -> Result<Vec<Record>, Error> {
+    let directory = root.path(CONFIG_DIR);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(at("read", &directory)(error).into()),
+    };
+    let mut records = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(at("read", &directory))?.file_name();
+        let path = format!("{CONFIG_DIR}/{}/instance.json", name.display());
+        if root.path(&path).is_file()
+            && let Some(text) = root.read(&path)?
+        {
+            records.push(parse::<Record>(&path, &text)?);
+        }
+    }
+    records.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(records)
+}
+
+/// The installed instance of that name.
+pub fn instance(root: &Root, name: &str) -> Result<Record, Error> {
+    let mut all = instances(root)?;
+    if let Some(index) = all.iter().position(|record| record.name.as_str() == name) {
+        return Ok(all.swap_remove(index));
+    }
+    let names: Vec<&str> = all.iter().map(|record| record.name.as_str()).collect();
+    let hint = match instances_core::raw::nearest(name, &names) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None if names.is_empty() => "; `opencode-instances apply` installs them".to_owned(),
+        None => format!("; there are: {}", names.join(", ")),
+    };
+    Err(Error::Unknown { name: name.to_owned(), hint })
+}

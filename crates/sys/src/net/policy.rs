@@ -1,0 +1,247 @@
+//! Loading one instance's table into the calling thread's namespace, and proving what is there.
+//!
+//! The rules are read once and handed to nft on its standard input, so that the file cannot change
+//! between the namespace it is tried in and the one it is meant for. Decisions are taken on nft's
+//! JSON alone, and only on our own table: other tables may hold objects no parser knows.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use instances_core::layout::NFT_TABLE;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Error;
+
+/// Every hook through which a packet can enter or leave a namespace.
+const HOOKS: [&str; 3] = ["input", "forward", "output"];
+
+/// What changes by itself, and therefore is not part of the policy.
+const VOLATILE: [&str; 5] = ["handle", "packets", "bytes", "used", "expires"];
+
+/// The text of a table, and the program that loads it.
+#[derive(Debug)]
+pub(super) struct Policy {
+    nft: PathBuf,
+    rules: PathBuf,
+    text: String,
+}
+
+/// What the kernel holds, without handles and counters.
+#[derive(Debug, PartialEq)]
+pub(super) struct Listing(Vec<Value>);
+
+#[derive(Deserialize)]
+struct Document {
+    nftables: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Chain {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    hook: Option<String>,
+    policy: Option<String>,
+}
+
+impl Policy {
+    /// Reads the rules; only root may be able to change them.
+    pub(super) fn read(rules: &Path, nft: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::ReadRules { path: rules.to_owned(), source };
+        let mut file = File::open(rules).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        if owner != 0 || mode & 0o022 != 0 {
+            return Err(Error::LooseRules { path: rules.to_owned(), owner, mode });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        Ok(Self { nft: nft.to_owned(), rules: rules.to_owned(), text })
+    }
+
+    /// Loads the table: the whole of it, or nothing.
+    pub(super) fn load(&self) -> Result<(), Error> {
+        self.run("load", &["-f", "-"], &self.text).map(drop)
+    }
+
+    /// Lists the table; fails when there is none.
+    pub(super) fn list(&self) -> Result<Listing, Error> {
+        let output = self.run("list", &["-j", "list", "table", "inet", NFT_TABLE], "")?;
+        Listing::parse(&output.stdout)
+            .map_err(|source| Error::Listing { nft: self.nft.clone(), source })
+    }
+
+    /// Refuses a policy that leaves a hook open.
+    pub(super) fn require_closed(&self, listing: &Listing) -> Result<(), Error> {
+        if listing.has_flags() {
+            return Err(Error::TableFlags { rules: self.rules.clone() });
+        }
+        match HOOKS.into_iter().find(|hook| !listing.closes(hook)) {
+            Some(hook) => Err(Error::OpenHook { rules: self.rules.clone(), hook }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a loaded table that differs from the reference.
+    pub(super) fn require_same(&self, expected: &Listing, found: &Listing) -> Result<(), Error> {
+        let same = expected == found;
+        if same { Ok(()) } else { Err(Error::NotAsWritten { rules: self.rules.clone() }) }
+    }
+
+    fn run(&self, action: &'static str, arguments: &[&str], input: &str) -> Result<Output, Error> {
+        let failed = |source| Error::StartNft { nft: self.nft.clone(), source };
+        let mut child = Command::new(&self.nft)
+            .args(arguments)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input.as_bytes()) {
+                // It ended before it read everything: its exit status says why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                written => written.map_err(failed)?,
+            }
+        }
+        let output = child.wait_with_output().map_err(failed)?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        Err(Error::Nft {
+            action,
+            rules: self.rules.clone(),
+            status: output.status.to_string(),
+            stderr: one_line(&output.stderr),
+        })
+    }
+}
+
+impl Listing {
+    fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let document: Document = serde_json::from_slice(json)?;
+        let own = document.nftables.into_iter().filter(|object| object.get("metainfo").is_none());
+        Ok(Self(own.map(settled).collect()))
+    }
+
+    /// True when a filter chain at `hook` drops what no rule accepts.
+    fn closes(&self, hook: &str) -> bool {
+        self.0.iter().filter_map(|object| Chain::deserialize(object.get("chain")?).ok()).any(
+            |chain| {
+                chain.kind.as_deref() == Some("filter")
+                    && chain.hook.as_deref() == Some(hook)
+                    && chain.policy.as_deref() == Some("drop")
+            },
+        )
+    }
+
+    /// True when the table has any flag. nft 1.0.6 prints garbage as its value, but only then.
+    fn has_flags(&self) -> bool {
+        self.0.iter().filter_map(|object| object.get("table")).any(|t| t.get("flags").is_some())
+    }
+}
+
+/// The object without what changes by itself; the elements of a set in a fixed order.
+///
+/// Elements of a set with a timeout come and go while the policy stays the same, so they are left
+/// out: the name resolver fills them.
+fn settled(value: Value) -> Value {
+    match value {
+        Value::Object(mut map) => {
+            if map.contains_key("timeout") && map.contains_key("type") {
+                map.remove("elem");
+            }
+            map.retain(|key, _| !VOLATILE.contains(&key.as_str()));
+            if let Some(Value::Array(elements)) = map.get_mut("elem") {
+                elements.sort_by_cached_key(Value::to_string);
+            }
+            Value::Object(map.into_iter().map(|(key, value)| (key, settled(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(settled).collect(),
+        other => other,
+    }
+}
+
+fn one_line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HOOKS, Listing, Policy};
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    fn chain(hook: &str, policy: &str, handle: u32) -> Value {
+        json!({"chain": {"family": "inet", "table": "opencode", "name": hook, "handle": handle,
+            "type": "filter", "hook": hook, "prio": 0, "policy": policy}})
+    }
+
+    fn listing(objects: &[Value]) -> Listing {
+        let text = json!({"nftables": objects}).to_string();
+        Listing::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn handles_and_counters_are_not_policy() {
+        let rule = |packets: u32, verdict: &str| json!({"rule": {"expr": [{"counter": {"packets": packets, "bytes": 9}}, {verdict: null}]}});
+        let a = listing(&[json!({"metainfo": {"version": "1"}}), chain("input", "drop", 1)]);
+        assert_eq!(a, listing(&[chain("input", "drop", 7)]));
+        assert_ne!(a, listing(&[chain("input", "accept", 1)]));
+        assert_eq!(listing(&[rule(1, "drop")]), listing(&[rule(2, "drop")]));
+        assert_ne!(listing(&[rule(1, "drop")]), listing(&[rule(1, "accept")]));
+    }
+
+    #[test]
+    fn elements_count_unless_they_expire() {
+        let set = |elem: Value| json!({"set": {"name": "s", "type": "ipv4_addr", "elem": elem}});
+        let timed = |elem: Value| json!({"set": {"type": "ipv4_addr", "timeout": 9, "elem": elem}});
+        assert_eq!(listing(&[set(json!(["a", "b"]))]), listing(&[set(json!(["b", "a"]))]));
+        assert_ne!(listing(&[set(json!(["a"]))]), listing(&[set(json!(["a", "b"]))]));
+        assert_eq!(listing(&[timed(json!(["a"]))]), listing(&[timed(json!([]))]));
+    }
+
+    #[test]
+    fn every_hook_must_be_closed() {
+        let closed: Vec<Value> = HOOKS.iter().map(|hook| chain(hook, "drop", 1)).collect();
+        assert!(HOOKS.iter().all(|hook| listing(&closed).closes(hook)));
+        for (at, hook) in HOOKS.iter().enumerate() {
+            let mut open = closed.clone();
+            open[at] = chain(hook, "accept", 1);
+            assert!(!listing(&open).closes(hook), "{hook}");
+            open.remove(at);
+            assert!(!listing(&open).closes(hook), "{hook}");
+        }
+    }
+
+    #[test]
+    fn flags_are_seen_whatever_their_value() {
+        let table = |flags: Value| json!({"table": {"name": "opencode", "flags": flags}});
+        assert!(listing(&[table(json!("Lester Gooch #5"))]).has_flags());
+        assert!(listing(&[table(json!(["dormant"]))]).has_flags());
+        assert!(!listing(&[json!({"table": {"name": "opencode"}})]).has_flags());
+    }
+
+    #[test]
+    fn unknown_objects_are_no_error_but_count() {
+        let odd = json!({"chain": 7, "hologram": [1]});
+        assert!(!listing(std::slice::from_ref(&odd)).closes("input"));
+        assert_ne!(listing(&[odd]), listing(&[]));
+        assert!(Listing::parse(b"").is_err() && Listing::parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn rules_that_others_can_write_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        rustix::fs::fchmod(&file, 0o666.into()).unwrap();
+        let message = Policy::read(file.path(), Path::new("nft")).unwrap_err().to_string();
+        assert!(message.contains("chmod go-w"), "{message}");
+        let missing = Policy::read(Path::new("/nonexistent"), Path::new("nft")).unwrap_err();
+        assert!(missing.to_string().contains("opencode-instances apply"));
+    }
+}

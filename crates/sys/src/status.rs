@@ -1,0 +1,274 @@
+//! What is: each installed instance as systemd, and the server itself, see it.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use instances_core::layout::AUTH_ROOT;
+use instances_core::units::Names;
+use serde::{Deserialize, Serialize};
+
+use crate::installed::Record;
+use crate::systemctl::{self, Properties};
+use crate::{auth, http};
+
+/// How long a healthy server may take to answer; one that starts is not asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The server answers, as far as systemd knows.
+    Running,
+    /// The server is being started.
+    Starting,
+    /// The server is being stopped.
+    Stopping,
+    /// The server failed and is started again.
+    Restarting,
+    /// The server failed too often; `start` tries again.
+    Failed,
+    /// Nobody started it, or somebody stopped it.
+    Stopped,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: State,
+    /// Whether the server answered through the listener; `None` when it was not asked.
+    pub healthy: Option<bool>,
+    /// The server's version, when it answered.
+    pub version: Option<String>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Whether the listener is open.
+    pub listening: bool,
+    /// The main process, as the host sees it.
+    pub pid: Option<u32>,
+    /// Bytes of memory of the whole unit, where the kernel counts them.
+    pub memory: Option<u64>,
+    /// How often systemd restarted it since it was last started.
+    pub restarts: u32,
+    /// What the server or systemd says: a phase, or why it failed.
+    pub reason: String,
+}
+
+/// What is asked of systemd.
+const PROPERTIES: &[&str] = &[
+    "Id",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "StatusText",
+    "MainPID",
+    "MemoryCurrent",
+    "NRestarts",
+    "ExecMainCode",
+    "ExecMainStatus",
+    "LoadState",
+    "AssertResult",
+    "AssertTimestampMonotonic",
+];
+
+/// Looks at every instance of `records`.
+pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
+    let units: Vec<String> = records
+        .iter()
+        .flat_map(|record| {
+            let units = Names(&record.name);
+            [units.main(), units.setup(), units.net(), units.socket()]
+        })
+        .collect();
+    let shown = systemctl::show(&units, PROPERTIES)?;
+    Ok(records.iter().zip(shown.chunks_exact(4)).map(|(one, units)| status(one, units)).collect())
+}
+
+fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
+    properties.get(name).map(String::as_str).unwrap_or_default()
+}
+
+fn status(record: &Record, units: &[Properties]) -> Status {
+    let [main, setup, net, socket] = units else { return unknown(record) };
+    let state = state(text(main, "ActiveState"), text(main, "SubState"));
+    let listening = text(socket, "ActiveState") == "active";
+    let mut status = Status {
+        name: record.name.to_string(),
+        state,
+        healthy: None,
+        version: None,
+        listen: record.listen,
+        listening,
+        pid: text(main, "MainPID").parse().ok().filter(|pid| *pid != 0),
+        memory: text(main, "MemoryCurrent").parse().ok(),
+        restarts: text(main, "NRestarts").parse().unwrap_or(0),
+        reason: reason(record, state, main, setup, net),
+    };
+    if !listening && matches!(text(socket, "ActiveState"), "failed") {
+        status.reason = closed(record.listen, text(socket, "Id"));
+    }
+    // Asking a stopped server through its listener would start it.
+    if state == State::Running && listening {
+        ask(record, &mut status);
+    }
+    status
+}
+
+/// Why a listener cannot be opened: systemd keeps the reason in the journal, so this tries again.
+fn closed(listen: SocketAddr, unit: &str) -> String {
+    let why = match TcpListener::bind(listen) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            format!("port {} is taken by another program", listen.port())
+        }
+        Err(error) => error.to_string(),
+        Ok(_) => format!("`journalctl -u {unit}` says why"),
+    };
+    format!("the listener {listen} cannot be opened: {why}")
+}
+
+fn unknown(record: &Record) -> Status {
+    Status {
+        name: record.name.to_string(),
+        state: State::Stopped,
+        healthy: None,
+        version: None,
+        listen: record.listen,
+        listening: false,
+        pid: None,
+        memory: None,
+        restarts: 0,
+        reason: "systemd does not know its units".to_owned(),
+    }
+}
+
+fn state(active: &str, sub: &str) -> State {
+    match (active, sub) {
+        ("active" | "reloading" | "refreshing", _) => State::Running,
+        ("activating", "auto-restart" | "auto-restart-queued") => State::Restarting,
+        ("activating", _) => State::Starting,
+        ("deactivating", _) => State::Stopping,
+        ("failed", _) => State::Failed,
+        _ => State::Stopped,
+    }
+}
+
+/// Why the instance is as it is, in words: the unit that stands in the way, then the server's own
+/// message, then what systemd's result means.
+fn reason(
+    record: &Record,
+    state: State,
+    main: &Properties,
+    setup: &Properties,
+    net: &Properties,
+) -> String {
+    if state == State::Running || state == State::Starting {
+        return text(main, "StatusText").to_owned();
+    }
+    for unit in [net, setup] {
+        if text(unit, "ActiveState") == "failed" {
+            let id = text(unit, "Id");
+            return format!("{id} failed: {}; `journalctl -u {id}` says why", result(unit));
+        }
+    }
+    // `no` is also what systemd says of a unit that was never started.
+    let tried = text(main, "AssertTimestampMonotonic") != "0";
+    if tried && text(main, "AssertResult") == "no" {
+        return format!("the project directory {} does not exist", record.directory);
+    }
+    match text(main, "StatusText") {
+        "" if matches!(state, State::Stopped) => String::new(),
+        "" => result(main),
+        words => words.to_owned(),
+    }
+}
+
+/// `Result=` and the exit status in words.
+fn result(unit: &Properties) -> String {
+    let status = text(unit, "ExecMainStatus");
+    match text(unit, "Result") {
+        "start-limit-hit" => "started too often in a short time".to_owned(),
+        "timeout" => "timed out".to_owned(),
+        "watchdog" => "the server stopped answering".to_owned(),
+        "oom-kill" => "out of memory".to_owned(),
+        "dependency" => "a unit it needs failed".to_owned(),
+        "signal" => format!("killed by signal {status}"),
+        "exit-code" => match status {
+            // Not the main command, but one before or after it.
+            "0" | "" => "one of its commands failed".to_owned(),
+            "200" => "the user cannot enter the project directory (200/CHDIR)".to_owned(),
+            "203" => {
+                "a program could not be executed (203/EXEC); below /root none can be".to_owned()
+            }
+            "217" => "the user does not exist (217/USER)".to_owned(),
+            "225" => "the network namespace is gone (225/NETWORK)".to_owned(),
+            "226" => "a path of the sandbox is missing (226/NAMESPACE)".to_owned(),
+            "243" => "the password could not be handed over (243/CREDENTIALS)".to_owned(),
+            _ => format!("exit status {status}"),
+        },
+        other => other.to_owned(),
+    }
+}
+
+/// The password of an instance, for those who may read it.
+pub fn password(record: &Record) -> Result<Option<auth::Password>, auth::Error> {
+    if !record.auth_enable {
+        return Ok(None);
+    }
+    auth::read(Path::new(AUTH_ROOT), &record.name).map(Some)
+}
+
+/// An address that a client on this host can connect to: a wildcard is not one.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn ask(record: &Record, status: &mut Status) {
+    // A listener may wait for an address that another host has now (FreeBind=): nothing is sent to it.
+    if let Err(error) = TcpListener::bind((reachable(record.listen).ip(), 0)) {
+        status.reason = format!("the host has no address {}: {error}", record.listen.ip());
+        return;
+    }
+    // Only root can read the password; anybody else sees what systemd sees.
+    let Ok(password) = password(record) else { return };
+    let password = password.as_ref().map(auth::Password::expose);
+    let answer = http::get(reachable(record.listen), "/global/health", password, PATIENCE);
+    match answer {
+        Ok(answer) if answer.is_json_success() => {
+            let body: Health = serde_json::from_slice(&answer.body).unwrap_or_default();
+            status.healthy = Some(body.healthy);
+            status.version = body.version.as_deref().map(printable);
+        }
+        Ok(answer) => {
+            status.healthy = Some(false);
+            status.reason = format!("the server answers with status {}", answer.status);
+        }
+        Err(error) => {
+            status.healthy = Some(false);
+            status.reason = format!("no answer through the listener: {error}");
+        }
+    }
+}
+
+/// The server's answer to `/global/health`.
+#[derive(Default, Deserialize)]
+struct Health {
+    #[serde(default)]
+    healthy: bool,
+    version: Option<String>,
+}
+
+/// Text of the agent's making, cut to what a table can hold.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(32).collect()
+}

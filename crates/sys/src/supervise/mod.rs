@@ -1,0 +1,85 @@
+//! The process that stands between systemd and one `opencode serve`.
+//!
+//! With `PrivatePIDs=` it is process 1 of the unit's PID namespace, elsewhere a child subreaper.
+//! It starts the server, says `READY=1` once the server answers a project request, feeds the
+//! watchdog from real requests, reaps what the agent's shells leave, and ends everything in less
+//! than two seconds. It is one thread around one `poll(2)`; whatever the agent can send it is
+//! bounded, because the agent runs as the same user next to it.
+
+mod locks;
+mod notify;
+mod options;
+mod probe;
+mod processes;
+mod reason;
+mod relay;
+mod server;
+mod session;
+mod signals;
+mod watch;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
+
+pub use options::{Options, UsageError, parse_args};
+
+use notify::Notifier;
+use relay::Relay;
+use session::Session;
+
+/// Runs the server until it ends or a signal asks for the end.
+///
+/// Returns 0 after SIGTERM, SIGINT or SIGHUP; 1 when the server could not be started or refuses
+/// every project request; otherwise the server's own status, 128 + N for signal N. A server that
+/// ends with status 0 unasked counts as failed, so that systemd tells of it.
+pub fn run(options: &Options) -> ExitCode {
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let mut notifier = Notifier::new(options.notify_socket.as_deref(), options.notify_passed);
+    let mut log = Relay::new(None, stderr.as_fd());
+    let code = match start(options, &mut notifier, &mut log) {
+        Ok((server, signals, password)) => {
+            let output = Relay::new(server.stdout, stdout.as_fd());
+            let log = Relay::new(server.stderr, stderr.as_fd());
+            let streams = session::Streams::new(output, log);
+            Session::new(options, server.pid, password, signals, streams, notifier).run()
+        }
+        Err(reason) => {
+            log.say(3, &reason);
+            notifier.status(&reason);
+            notifier.barrier(session::BARRIER);
+            1
+        }
+    };
+    ExitCode::from(code)
+}
+
+type Started = (server::Server, signals::Signals, Option<String>);
+
+fn start(
+    options: &Options,
+    notifier: &mut Notifier,
+    log: &mut Relay<'_>,
+) -> Result<Started, String> {
+    // The agent runs as the same user: without this it could read our memory and environment.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("cannot hide from the agent: {error}"))?;
+    if getpid().as_raw_nonzero().get() != 1 {
+        set_child_subreaper(Some(getpid()))
+            .map_err(|error| format!("cannot become the reaper of orphans: {error}"))?;
+    }
+    let signals = signals::Signals::install()
+        .map_err(|error| format!("cannot install signal handlers: {error}"))?;
+    let password = server::password(options.credentials.as_deref(), options.password)?;
+    notifier.status("clearing stale locks");
+    let left = options.home.as_deref().map_or(0, |home| locks::clear(home).left);
+    if left > 0 {
+        log.say(4, "some stale locks could not be removed; the first session may wait for them");
+    }
+    notifier.status("starting the server");
+    let server = server::spawn(options, password.as_deref())?;
+    let password = password.or_else(|| std::env::var("OPENCODE_SERVER_PASSWORD").ok());
+    Ok((server, signals, password.filter(|password| !password.is_empty())))
+}

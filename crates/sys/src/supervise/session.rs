@@ -1,0 +1,381 @@
+//! The life of one server: readiness, the watchdog, and the end.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
+
+use super::notify::Notifier;
+use super::options::Options;
+use super::probe::Probe;
+use super::processes::{descendants, signal_all};
+use super::reason::refusal;
+use super::relay::{Relay, Tail};
+use super::server::Exit;
+use super::signals::Signals;
+use super::watch::{Verdict, Watch};
+use crate::http::{Error, Response};
+
+/// What readiness asks for: the first request that goes through a project's configuration.
+/// `/global/health` is green while that fails.
+const READY_PATH: &str = "/config";
+/// What the watchdog asks for. `/config` would be wrong here: measured on opencode 1.18.33, it
+/// takes 70 s after a project is disposed of when a plugin cannot be fetched, in which the server
+/// is well; and it costs a tenth more processor time.
+const ALIVE_PATH: &str = "/global/health";
+/// A request sent before the server attached its handler is never answered: give up soon.
+const TRY: Duration = Duration::from_secs(1);
+/// After so many requests without an answer, they may take longer.
+const SLOW: u32 = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+/// After that long without `listening on`, a server whose wording changed is asked all the same.
+const WORDING_CHANGED: Duration = Duration::from_secs(30);
+/// So many refusals in a row are final.
+const REFUSALS: u32 = 3;
+/// How long the server may take to end before SIGKILL; the real one takes 0.05 s. All the times of
+/// an end together stay below [`crate::terminate::PATIENCE`].
+const SERVER_GRACE: Duration = Duration::from_millis(600);
+/// How long the kernel may take to end a process after SIGKILL.
+const KILLED: Duration = Duration::from_millis(100);
+/// How long its orphans may take before SIGKILL.
+const REST_GRACE: Duration = Duration::from_millis(500);
+/// How long the service manager may take to read the last message.
+pub(super) const BARRIER: Duration = Duration::from_millis(200);
+/// How long the journal may take to read the last lines.
+const FLUSH: Duration = Duration::from_millis(100);
+/// The most orphans that are reaped at once.
+const REAP_PER_TURN: u32 = 1024;
+
+/// Why the session ends.
+#[derive(Debug)]
+enum End {
+    /// A signal asked for it.
+    Asked(Signal),
+    /// The server ended by itself.
+    Ended(Exit),
+    /// The server runs but refuses every project request.
+    Refused(String),
+}
+
+/// The server's two streams and what it last said.
+#[derive(Debug)]
+pub(super) struct Streams<'a> {
+    output: Relay<'a>,
+    log: Relay<'a>,
+    tail: Tail,
+}
+
+impl<'a> Streams<'a> {
+    pub(super) fn new(output: Relay<'a>, log: Relay<'a>) -> Self {
+        Self { output, log, tail: Tail::default() }
+    }
+
+    fn turn(&mut self) -> bool {
+        let output = self.output.turn(&mut self.tail);
+        let log = self.log.turn(&mut self.tail);
+        output || log
+    }
+}
+
+/// One server under supervision. Not `Debug`: it knows the password.
+pub(super) struct Session<'a> {
+    options: &'a Options,
+    address: SocketAddr,
+    password: Option<String>,
+    server: Pid,
+    ended: Option<Exit>,
+    has_children: bool,
+    ready: bool,
+    probe: Option<Probe>,
+    signals: Signals,
+    streams: Streams<'a>,
+    notifier: Notifier,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        options: &'a Options,
+        server: Pid,
+        password: Option<String>,
+        signals: Signals,
+        streams: Streams<'a>,
+        notifier: Notifier,
+    ) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+        Self {
+            options,
+            address,
+            password,
+            server,
+            ended: None,
+            has_children: true,
+            ready: false,
+            probe: None,
+            signals,
+            streams,
+            notifier,
+        }
+    }
+
+    /// Runs to the end and returns the exit status.
+    pub(super) fn run(mut self) -> u8 {
+        let end = match self.become_ready() {
+            Ok(()) => self.serve(),
+            Err(end) => end,
+        };
+        self.probe = None;
+        self.finish(end)
+    }
+
+    fn become_ready(&mut self) -> Result<(), End> {
+        self.notifier.status("the server is starting; waiting until it listens");
+        let ask_anyway = Instant::now() + WORDING_CHANGED;
+        while !self.streams.tail.listening && Instant::now() < ask_anyway {
+            self.turn(ask_anyway)?;
+        }
+        self.notifier.status("the server listens; waiting for the project's configuration");
+        let (mut refusals, mut tries) = (0, 0);
+        loop {
+            tries += 1;
+            match self.ask(READY_PATH, patience(tries))? {
+                Ok(response) if response.is_json_success() => break,
+                Ok(response) => {
+                    refusals += 1;
+                    if refusals >= REFUSALS {
+                        return Err(End::Refused(refusal(&response)));
+                    }
+                }
+                Err(_) => {
+                    refusals = 0;
+                    if tries == SLOW {
+                        self.notifier.status(
+                            "the server listens; waiting for the project's configuration, it may \
+                             be fetching plugins",
+                        );
+                    }
+                }
+            }
+            self.pause(BETWEEN_TRIES)?;
+        }
+        self.ready = true;
+        self.streams.tail = Tail::default();
+        self.notifier.ready(&self.serving());
+        Ok(())
+    }
+
+    fn serving(&self) -> String {
+        format!("serving on port {}", self.options.port)
+    }
+
+    /// Serves until the end.
+    ///
+    /// At rest there is one request in half a watchdog interval: with `WatchdogSec=4`, one in 2 s
+    /// costs the server 0.7 % of a core and one a second 1.8 %, on top of 0.8 % when idle. Two
+    /// signs of life are at most 5/8 of the interval apart.
+    fn serve(&mut self) -> End {
+        let Some(interval) = self.options.watchdog else { return self.serve_unwatched() };
+        let mut watch = Watch::new(self.server);
+        let (mut rest, mut patience) = (interval / 2, interval / 8);
+        loop {
+            let answer = match self.pause(rest).and_then(|()| self.ask(ALIVE_PATH, patience)) {
+                Ok(answer) => answer,
+                Err(end) => return end,
+            };
+            let verdict = if answer.is_ok() { watch.answered() } else { watch.missed() };
+            if matches!(verdict, Verdict::Answered | Verdict::Busy) {
+                self.notifier.alive();
+            }
+            match verdict.words() {
+                None => self.notifier.status(&self.serving()),
+                // One late answer is not worth a word.
+                Some(_) if watch.misses() == 1 && verdict == Verdict::Busy => {}
+                Some(words) => self.notifier.status(words),
+            }
+            (rest, patience) = match verdict {
+                Verdict::Answered => (interval / 2, interval / 8),
+                _ => (interval / 8, interval / 4),
+            };
+        }
+    }
+
+    fn serve_unwatched(&mut self) -> End {
+        loop {
+            if let Err(end) = self.pause(Duration::from_hours(1)) {
+                return end;
+            }
+        }
+    }
+
+    /// Sends one request and waits for its result, while everything else goes on.
+    fn ask(&mut self, path: &str, patience: Duration) -> Result<Result<Response, Error>, End> {
+        let end = Instant::now() + patience;
+        match Probe::start(self.address, path, self.password.as_deref(), end) {
+            Ok(probe) => self.probe = Some(probe),
+            Err(error) => return Ok(Err(error)),
+        }
+        loop {
+            if let Some(result) = self.turn(end)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn pause(&mut self, time: Duration) -> Result<(), End> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.turn(end)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something happens, at most until `end`, and deals with it.
+    fn turn(&mut self, end: Instant) -> Result<Option<Result<Response, Error>>, End> {
+        let streams = [&self.streams.output, &self.streams.log];
+        let mut interests: Vec<PollFd<'_>> = vec![self.signals.interest()];
+        interests.extend(streams.into_iter().flat_map(Relay::interests));
+        interests.extend(self.probe.as_ref().map(Probe::interest));
+        wait_for(&mut interests, end);
+        drop(interests);
+        let asked = self.signals.take();
+        self.streams.turn();
+        let answer = self.probe.as_mut().and_then(|probe| probe.turn(Instant::now()));
+        if answer.is_some() {
+            self.probe = None;
+        }
+        let running = self.ended.is_none();
+        self.reap();
+        match (asked, self.ended.filter(|_| running)) {
+            (Some(signal), _) => Err(End::Asked(signal)),
+            (None, Some(exit)) => Err(End::Ended(exit)),
+            (None, None) => Ok(answer),
+        }
+    }
+
+    fn reap(&mut self) {
+        for _ in 0..REAP_PER_TURN {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.server => {
+                    self.ended = Some(Exit::of(status));
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return self.has_children = true,
+                Err(_) => return self.has_children = false,
+            }
+        }
+    }
+
+    fn finish(&mut self, end: End) -> u8 {
+        let (last, code) = match end {
+            End::Asked(signal) => {
+                self.notifier.stopping("stopping the server");
+                self.end_server(signal);
+                ("stopped".to_owned(), 0)
+            }
+            End::Ended(exit) => {
+                self.drain();
+                let reason = self.reason(exit);
+                self.streams.log.say(3, &reason);
+                (reason, exit.code())
+            }
+            End::Refused(reason) => {
+                self.streams.log.say(3, &reason);
+                self.notifier.status(&reason);
+                self.end_server(Signal::TERM);
+                (reason, 1)
+            }
+        };
+        self.notifier.status(&last);
+        self.end_rest();
+        self.flush();
+        self.notifier.barrier(BARRIER);
+        code
+    }
+
+    /// Ends the server; a stopped one is continued, so that it can take the signal.
+    fn end_server(&mut self, signal: Signal) {
+        for (signal, grace) in [(signal, SERVER_GRACE), (Signal::KILL, KILLED)] {
+            if self.ended.is_some() {
+                return;
+            }
+            let _ = kill_process(self.server, signal);
+            let _ = kill_process(self.server, Signal::CONT);
+            let end = Instant::now() + grace;
+            while self.ended.is_none() && Instant::now() < end {
+                let _ = self.turn(end);
+            }
+        }
+    }
+
+    /// Asks what is left to end, and kills what does not.
+    ///
+    /// SIGHUP goes with SIGTERM as in systemd's `SendSIGHUP=`: an interactive shell ignores
+    /// SIGTERM. Every orphan becomes a child of this process, so without children nothing is left.
+    fn end_rest(&mut self) {
+        let polite = [Signal::TERM, Signal::HUP, Signal::CONT];
+        let rounds: [(&[Signal], Duration); 3] =
+            [(&polite, REST_GRACE), (&[Signal::KILL], KILLED / 2), (&[Signal::KILL], KILLED / 2)];
+        for (signals, grace) in rounds {
+            let _ = self.turn(Instant::now());
+            if !self.has_children {
+                return;
+            }
+            signal_all(&descendants(getpid()), signals);
+            let end = Instant::now() + grace;
+            while self.has_children && Instant::now() < end {
+                let _ = self.turn(end);
+            }
+        }
+    }
+
+    /// Takes what the dead server left in its pipes. Its orphans may write on, so this is bounded.
+    fn drain(&mut self) {
+        for _ in 0..64 {
+            if !self.streams.turn() {
+                break;
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let end = Instant::now() + FLUSH;
+        self.drain();
+        while !(self.streams.output.is_idle() && self.streams.log.is_idle()) && Instant::now() < end
+        {
+            let streams = [&self.streams.output, &self.streams.log];
+            let mut interests: Vec<_> = streams.into_iter().flat_map(Relay::interests).collect();
+            wait_for(&mut interests, end);
+            drop(interests);
+            self.streams.turn();
+        }
+    }
+
+    /// Says why the server ended.
+    ///
+    /// For a port that is taken opencode says only "Unexpected error, `ServeError`".
+    fn reason(&self, exit: Exit) -> String {
+        let words = self.streams.tail.words();
+        let unclear = words.is_empty() || words.contains("ServeError");
+        if !self.ready && unclear && TcpStream::connect_timeout(&self.address, TRY / 4).is_ok() {
+            return format!("port {} is already taken by another program", self.options.port);
+        }
+        if words.is_empty() { exit.to_string() } else { format!("{exit}: {words}") }
+    }
+}
+
+/// How long the Nth request for readiness may take.
+///
+/// The window in which requests are lost is short. A server that is still slow after it is starved
+/// of the processor, and would never become ready if each of its answers came a little too late.
+fn patience(tries: u32) -> Duration {
+    if tries <= SLOW { TRY } else { TRY * 5 }
+}
+
+fn wait_for(interests: &mut [PollFd<'_>], end: Instant) {
+    let left = end.saturating_duration_since(Instant::now());
+    // A millisecond more, so that the wait does not end just before its time and start again.
+    let left = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+    let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+    let _ = poll(interests, Some(&left));
+}

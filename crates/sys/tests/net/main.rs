@@ -1,0 +1,453 @@
+//! `net::up` and `net::down` with real namespaces and the real nft.
+//!
+//! Each case runs in a process of its own, in mount and network namespaces of its own, with an
+//! empty tmpfs on `/run`: the host is never touched. The process is this very program, started
+//! again through `unshare`, with the name of the case in its environment.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test without the usual harness, which clippy does not recognise as one"
+)]
+
+mod stage;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use instances_core::nft::deny_all;
+use instances_sys::net::{self, Outcome, Step, Up};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use self::stage::{
+    KILL_AT, PIN, RULES, assert_closed, assert_nothing_or_closed, connect, fd, in_namespace,
+    inside, link, must, must_inside, nft, refusal, run, script, spawn_up, up, up_and_die, up_with,
+    write_rules,
+};
+
+const CASE: &str = "INSTANCES_NET_CASE";
+
+const CASES: [(&str, fn()); 18] = [
+    ("creates_then_keeps_then_goes", creates_then_keeps_then_goes),
+    ("nothing_is_pinned_before_its_policy", nothing_is_pinned_before_its_policy),
+    ("open_policies_are_refused", open_policies_are_refused),
+    ("killed_at_each_step", killed_at_each_step),
+    ("killed_at_any_time", killed_at_any_time),
+    ("killed_while_reloading", killed_while_reloading),
+    ("a_killed_run_is_repaired", a_killed_run_is_repaired),
+    ("foreign_objects_are_refused", foreign_objects_are_refused),
+    ("the_hosts_namespace_is_refused", the_hosts_namespace_is_refused),
+    ("tampering_is_seen_and_repaired", tampering_is_seen_and_repaired),
+    ("new_rules_replace_old_ones", new_rules_replace_old_ones),
+    ("a_failed_reload_keeps_the_policy", a_failed_reload_keeps_the_policy),
+    ("a_concurrent_writer_is_an_error", a_concurrent_writer_is_an_error),
+    ("at_once_and_twice", at_once_and_twice),
+    ("refused_at_once_and_loopback_works", refused_at_once_and_loopback_works),
+    ("reloading_never_opens", reloading_never_opens),
+    ("seen_by_units_with_their_own_mounts", seen_by_units_with_their_own_mounts),
+    ("down_is_thorough", down_is_thorough),
+];
+
+fn main() -> ExitCode {
+    if let Ok(step) = env::var(KILL_AT) {
+        up_and_die(&step);
+        return ExitCode::SUCCESS;
+    }
+    if let Ok(case) = env::var(CASE) {
+        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
+        write_rules(&deny_all("foo"));
+        CASES.iter().find(|(name, _)| *name == case).unwrap().1();
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(2);
+    let missing = missing();
+    if let Some(reason) = &missing {
+        println!("SKIP: {reason}");
+    }
+    if missing.is_some() && env::var_os("CI").is_some() {
+        return ExitCode::FAILURE;
+    }
+    let trial = |(name, _): (&'static str, fn())| {
+        Trial::test(name, move || isolated(name)).with_ignored_flag(missing.is_some())
+    };
+    libtest_mimic::run(&arguments, CASES.into_iter().map(trial).collect()).exit_code()
+}
+
+/// Why these tests cannot run here.
+fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let works = |command: &str| {
+        let status = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    ["unshare -m -n true", "unshare -n nft list ruleset", "ip -V", "nsenter -V"]
+        .into_iter()
+        .find(|command| !works(command))
+        .map(|command| format!("\"{command}\" does not work"))
+}
+
+fn isolated(case: &str) -> Result<(), Failed> {
+    // Two minutes: a case that hangs is a failure, not a wait.
+    let output = Command::new("timeout")
+        .args(["-k", "5", "120", "unshare", "-m", "-n", "--propagation", "private", "--"])
+        .arg(env::current_exe()?)
+        .env(CASE, case)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+}
+
+// The cases.
+
+fn creates_then_keeps_then_goes() {
+    let steps = std::sync::Mutex::new(Vec::new());
+    let record = |step| steps.lock().unwrap().push(step);
+    assert_eq!(up_with(&nft(), &record).unwrap(), Outcome::Created);
+    let first =
+        [Step::Loaded, Step::Proven, Step::LoopbackUp, Step::Shared, Step::PlaceMade, Step::Pinned];
+    assert_eq!(*steps.lock().unwrap(), first);
+    assert_closed();
+    steps.lock().unwrap().clear();
+    assert_eq!(up_with(&nft(), &record).unwrap(), Outcome::Same);
+    assert_eq!(
+        *steps.lock().unwrap(),
+        [Step::Loaded, Step::Proven, Step::LoopbackUp, Step::Shared, Step::Reloaded]
+    );
+    assert_closed();
+    let (done, text) = run("ip netns exec opencode-foo nft list ruleset");
+    assert!(done && text.contains("table inet opencode"), "{text}");
+    stage::down().unwrap();
+    assert!(!Path::new(PIN).exists());
+    stage::down().unwrap();
+    assert_eq!(up(), Outcome::Created);
+}
+
+fn nothing_is_pinned_before_its_policy() {
+    for (nft, expected) in [
+        (PathBuf::from("/bin/false"), "nft load failed"),
+        (PathBuf::from("/bin/true"), "cannot read the listing"),
+        (PathBuf::from("/nonexistent/nft"), "cannot run /nonexistent/nft"),
+        (script("killed", "kill -9 $$"), "signal: 9"),
+        (script("forgets", "nft \"$@\" || exit 1; nft flush ruleset"), "nft list failed"),
+    ] {
+        let message = refusal(&nft);
+        assert!(message.contains(expected), "{message}");
+        assert!(!Path::new("/run/netns").exists(), "{message}");
+    }
+}
+
+fn open_policies_are_refused() {
+    let open = deny_all("foo");
+    for (rules, expected) in [
+        (
+            open.replace(
+                "hook output priority filter; policy drop",
+                "hook output priority filter; policy accept",
+            ),
+            "output hook open",
+        ),
+        (
+            open.replace("type filter hook forward priority filter; policy drop;", ""),
+            "forward hook open",
+        ),
+        (open.replacen("comment", "flags dormant; comment", 1), "table flags"),
+        (open.replace("inet opencode", "inet other"), "nft list failed"),
+        (open.replace("reject with", "rejetc with"), "rejetc"),
+        (String::new(), "nft list failed"),
+    ] {
+        write_rules(&rules);
+        let message = refusal(&nft());
+        assert!(message.contains(expected) && message.contains(RULES), "{message}");
+        assert!(!Path::new("/run/netns").exists(), "{message}");
+    }
+    fs::remove_file(RULES).unwrap();
+    assert!(refusal(&nft()).contains("opencode-instances apply"));
+}
+
+fn killed_at_each_step() {
+    for (step, pinned) in [
+        ("Loaded", false),
+        ("Proven", false),
+        ("LoopbackUp", false),
+        ("Shared", false),
+        ("PlaceMade", false),
+        ("Pinned", true),
+    ] {
+        let status = spawn_up(step).wait().unwrap();
+        assert!(!status.success(), "{step} was never reached");
+        assert_eq!(assert_nothing_or_closed(), pinned, "{step}");
+        assert_eq!(up(), if pinned { Outcome::Same } else { Outcome::Created }, "{step}");
+        assert_closed();
+        stage::down().unwrap();
+    }
+}
+
+fn killed_at_any_time() {
+    let mut pinned = 0;
+    for round in 0..60 {
+        let mut child = spawn_up("never");
+        thread::sleep(Duration::from_micros(500 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        pinned += usize::from(assert_nothing_or_closed());
+        stage::down().unwrap();
+        assert!(fs::symlink_metadata(PIN).is_err());
+    }
+    assert!(pinned < 60, "every run ended before it was killed");
+}
+
+fn killed_while_reloading() {
+    up();
+    for round in 0..40 {
+        let mut child = spawn_up(if round == 0 { "Reloaded" } else { "never" });
+        thread::sleep(Duration::from_micros(750 * round));
+        if round > 0 {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+        assert_closed();
+    }
+    assert_eq!(up(), Outcome::Same);
+}
+
+fn a_killed_run_is_repaired() {
+    fs::create_dir_all("/run/netns").unwrap();
+    fs::write(PIN, "").unwrap();
+    fs::set_permissions(PIN, fs::Permissions::from_mode(0o000)).unwrap();
+    assert_eq!(up(), Outcome::Created);
+    assert_closed();
+}
+
+fn foreign_objects_are_refused() {
+    fs::create_dir_all("/run/netns").unwrap();
+    fs::write("/run/other", "").unwrap();
+    let refused = |expected: &str| {
+        let before = run(&format!("stat -c '%i %d %F' {PIN}")).1;
+        let message = refusal(&nft());
+        assert!(message.contains(expected) && message.contains(PIN), "{message}");
+        let message = stage::down().unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains(PIN), "{message}");
+        assert_eq!(run(&format!("stat -c '%i %d %F' {PIN}")).1, before);
+    };
+    fs::create_dir(PIN).unwrap();
+    refused("a directory");
+    fs::remove_dir(PIN).unwrap();
+    symlink("/run/other", PIN).unwrap();
+    refused("a symbolic link");
+    fs::remove_file(PIN).unwrap();
+    must(&format!("mkfifo {PIN}"));
+    refused("a special file");
+    fs::remove_file(PIN).unwrap();
+    fs::write(PIN, "mine").unwrap();
+    refused("a file with content");
+    fs::write(PIN, "").unwrap();
+    mount_bind("/run/other", PIN).unwrap();
+    refused("a foreign mount");
+    unmount(PIN, UnmountFlags::DETACH).unwrap();
+    mount_bind("/proc/self/ns/uts", PIN).unwrap();
+    refused("a namespace of another kind");
+    unmount(PIN, UnmountFlags::DETACH).unwrap();
+    assert_eq!(up(), Outcome::Created);
+}
+
+fn the_hosts_namespace_is_refused() {
+    // Shares the directory first, as whoever pins a namespace does.
+    must("ip netns add other");
+    fs::write(PIN, "").unwrap();
+    mount_bind("/proc/self/ns/net", PIN).unwrap();
+    assert!(refusal(&nft()).contains("the host's own network namespace"));
+    let (_, rules) = run("nft list ruleset");
+    assert_eq!(rules, "", "the policy was loaded into the host's namespace");
+    stage::down().unwrap();
+    assert_eq!(up(), Outcome::Created);
+}
+
+fn tampering_is_seen_and_repaired() {
+    up();
+    for (tampering, expected) in [
+        ("nft insert rule inet opencode output accept", Outcome::Replaced),
+        ("nft add rule inet opencode input counter", Outcome::Replaced),
+        ("nft add chain inet opencode output '{ policy accept; }'", Outcome::Replaced),
+        ("nft add table inet opencode '{ flags dormant; }'", Outcome::Replaced),
+        ("nft add chain inet opencode extra", Outcome::Replaced),
+        ("nft add set inet opencode s '{ type ipv4_addr; }'", Outcome::Replaced),
+        ("nft flush table inet opencode", Outcome::Replaced),
+        ("nft delete table inet opencode", Outcome::Restored),
+        ("nft flush ruleset", Outcome::Restored),
+        ("ip link set lo down", Outcome::Same),
+    ] {
+        must_inside(tampering);
+        assert_eq!(up(), expected, "{tampering}");
+        assert_closed();
+        assert_eq!(up(), Outcome::Same, "{tampering}");
+    }
+}
+
+fn new_rules_replace_old_ones() {
+    up();
+    let wider =
+        deny_all("foo").replace("counter reject", "ip daddr 192.0.2.1 accept\ncounter reject");
+    write_rules(&wider);
+    assert_eq!(up(), Outcome::Replaced);
+    assert!(inside("nft list ruleset").1.contains("192.0.2.1"));
+    assert_eq!(up(), Outcome::Same);
+    write_rules(&deny_all("foo"));
+    assert_eq!(up(), Outcome::Replaced);
+    assert_closed();
+}
+
+fn a_failed_reload_keeps_the_policy() {
+    up();
+    write_rules(&deny_all("foo").replace("policy drop", "policy accept"));
+    assert!(refusal(&nft()).contains("hook open"));
+    assert_closed();
+    write_rules("table inet opencode {");
+    assert!(refusal(&nft()).contains("syntax error"));
+    assert_closed();
+    write_rules(&deny_all("foo"));
+    fs::write("/run/count", "").unwrap();
+    let second = "[ \"$1\" = -f ] && echo >> /run/count\n\
+        [ \"$1\" = -f ] && [ $(wc -l < /run/count) = 2 ] && exit 1\nnft \"$@\"";
+    assert!(refusal(&script("second", second)).contains("nft load failed"));
+    assert_closed();
+}
+
+fn a_concurrent_writer_is_an_error() {
+    up();
+    fs::write("/run/count", "").unwrap();
+    let writer = "nft \"$@\" || exit 1\n[ \"$1\" = -f ] && echo >> /run/count\n\
+        [ \"$1\" = -f ] && [ $(wc -l < /run/count) = 2 ] && \
+        nft insert rule inet opencode output accept\nexit 0";
+    assert!(refusal(&script("writer", writer)).contains("is not what the file says"));
+    assert_eq!(up(), Outcome::Replaced);
+    assert_closed();
+}
+
+fn at_once_and_twice() {
+    let many: Vec<Child> = (0..8).map(|_| spawn_up("never")).collect();
+    for mut child in many {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_closed();
+    let (_, mounts) = run(&format!("grep -c ' {PIN} ' /proc/self/mountinfo"));
+    // Twice at most: sharing mounts the directory over itself, and the mount shows up below too.
+    assert!(matches!(mounts.trim(), "1" | "2"), "{mounts}");
+}
+
+fn refused_at_once_and_loopback_works() {
+    up();
+    let (_listener, outside) = link();
+    let refused = || {
+        let start = Instant::now();
+        let error = connect(outside).unwrap_err();
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?} {error}", start.elapsed());
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{error}");
+        start.elapsed()
+    };
+    println!("refused after {:?}", refused());
+    for loopback in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), (Ipv6Addr::LOCALHOST, 0).into()] {
+        let own = in_namespace(|| TcpListener::bind(loopback).unwrap());
+        connect(own.local_addr().unwrap()).unwrap();
+    }
+    // From outside nothing gets in, although something listens on every address.
+    let own = in_namespace(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    let port = own.local_addr().unwrap().port();
+    let inward = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 2), port));
+    let reach = || TcpStream::connect_timeout(&inward, Duration::from_millis(300));
+    assert!(reach().is_err());
+    // The same without the policy: it was the policy that refused.
+    must_inside("nft delete table inet opencode");
+    connect(outside).unwrap();
+    reach().unwrap();
+    assert_eq!(up(), Outcome::Restored);
+    refused();
+    assert!(reach().is_err());
+    let (_, rules) = inside("nft list ruleset");
+    assert!(!rules.contains("counter packets 0"), "nothing was counted: {rules}");
+}
+
+fn reloading_never_opens() {
+    up();
+    let (_listener, outside) = link();
+    let (stop, tries) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let knock = || {
+            in_namespace(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    tries.fetch_add(1, Ordering::Relaxed);
+                    let to = TcpStream::connect_timeout(&outside, Duration::from_secs(1));
+                    assert!(to.is_err(), "a connection got out while the policy was reloaded");
+                    // Slower than the 1000 refusals a second that the kernel answers.
+                    thread::sleep(Duration::from_millis(2));
+                }
+            });
+        };
+        let knocking = scope.spawn(knock);
+        for _ in 0..40 {
+            up();
+        }
+        stop.store(true, Ordering::Relaxed);
+        knocking.join().unwrap();
+    });
+    let tries = tries.into_inner();
+    assert!(tries > 100, "only {tries} tries");
+}
+
+fn seen_by_units_with_their_own_mounts() {
+    must("mount --make-shared /run");
+    up();
+    // What a running unit with ProtectSystem= has: its own mount namespace, older than the pin.
+    let wait = format!("echo ready; read _; exec nsenter --net={PIN}2 true");
+    let mut unit = Command::new("unshare")
+        .args(["-m", "--propagation", "slave", "sh", "-c", &wait])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(unit.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    net::up(&Up { name: &stage::name("foo2"), rules: Path::new(RULES), nft: &nft() }, &|_| {})
+        .unwrap();
+    std::io::Write::write_all(unit.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert!(unit.wait().unwrap().success());
+    // `ip netns` and we share the same directory.
+    must("ip netns add theirs");
+    must("ip netns del opencode-foo2");
+    assert_eq!(up(), Outcome::Same);
+    stage::down().unwrap();
+    must("ip netns exec theirs true");
+}
+
+fn down_is_thorough() {
+    stage::down().unwrap();
+    up();
+    let held = fs::File::open(PIN).unwrap();
+    mount_bind("/proc/self/fd/".to_owned() + &fd(&held), PIN).unwrap();
+    stage::down().unwrap();
+    assert!(fs::symlink_metadata(PIN).is_err());
+    fs::write(PIN, "").unwrap();
+    stage::down().unwrap();
+    assert!(fs::symlink_metadata(PIN).is_err());
+    // Somebody is still inside: the name goes, the policy stays with them.
+    up();
+    let mut sleeper =
+        Command::new("nsenter").arg(format!("--net={PIN}")).args(["sleep", "60"]).spawn().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    stage::down().unwrap();
+    let (_, text) = run(&format!("nsenter --net=/proc/{}/ns/net nft list ruleset", sleeper.id()));
+    assert_eq!(text.matches("policy drop").count(), 3, "{text}");
+    kill_process(Pid::from_child(&sleeper), Signal::KILL).unwrap();
+    sleeper.wait().unwrap();
+}
