@@ -1,0 +1,270 @@
+//! The command line. Help texts, completions and the man page all come from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use instances_core::spec::InstanceName;
+
+/// What the exit statuses mean; they are an interface.
+pub(crate) const STATUSES: &str =
+    "Exit status: 0 done, 1 failed, 2 usage, 3 invalid specification, 4 finding.";
+
+/// Where the specification is looked for when none is named.
+pub(crate) const DEFAULT_SPEC: &str = "/etc/opencode-instances/instances.toml";
+
+/// Hosts many isolated opencode servers on one Linux machine.
+#[derive(Debug, Parser)]
+#[command(name = "opencode-instances", version, disable_help_subcommand = true)]
+#[command(after_help = STATUSES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a specification and say what this host's systemd is too old for
+    Check(Check),
+    /// Write every file that should be on the host to a directory or to standard output
+    Render(Render),
+    /// Show the steps that apply would take
+    Plan(Plan),
+    /// Make the host as the specification says
+    Apply(Apply),
+    /// Remove what apply installed; state directories, passwords, users and projects stay
+    Remove(Remove),
+    /// Show each instance's state, health and address
+    Status(Status),
+    /// Start instances and open their listeners
+    Start(Names),
+    /// Stop instances and close their listeners, until start, the next boot or apply
+    Stop(Names),
+    /// Restart the servers of instances; their listeners stay open
+    Restart(Names),
+    /// Show the journal of an instance's units
+    Logs(Logs),
+    /// Show the address of an instance with its password
+    Url(Url),
+    /// Explain a diagnostic's code
+    Explain(Explain),
+    /// Show every option of the specification
+    Options(Json),
+    /// Print a shell's completions
+    Completions(Completions),
+    /// Print the man page
+    Man,
+    /// Run the server as process 1 of an instance [called by units]
+    #[command(hide = true)]
+    Supervise {
+        /// The rest is read by the supervisor itself
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<std::ffi::OsString>,
+    },
+    /// Make the directories of an empty HOME [called by units]
+    #[command(hide = true)]
+    Setup,
+    /// Make or remove an instance's network namespace [called by units]
+    #[command(hide = true, subcommand)]
+    Net(Net),
+    /// Write an instance's accounts and password [called by units]
+    #[command(hide = true)]
+    Prepare(Prepare),
+    /// Ask a process to end and wait for it [called by units]
+    #[command(hide = true)]
+    Terminate {
+        /// The process
+        pid: Option<i32>,
+    },
+}
+
+/// The specification.
+#[derive(Debug, Args)]
+pub(crate) struct Spec {
+    /// The specification, TOML or (named *.json) JSON; `-` reads TOML from standard input
+    #[arg(default_value = DEFAULT_SPEC, value_name = "SPEC")]
+    pub(crate) spec: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Json {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is known of the host that will read the files.
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// Render for this systemd version instead of the running one
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) systemd: Option<u32>,
+    /// Read all facts about the host from a JSON file
+    #[arg(long, value_name = "FILE", conflicts_with = "systemd")]
+    pub(crate) facts: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Root {
+    /// Read and write below this directory; units are not started or stopped
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) spec: Spec,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Render {
+    #[command(flatten)]
+    pub(crate) spec: Spec,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    /// Write the files below this directory, which must be empty or absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) spec: Spec,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) spec: Spec,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    pub(crate) root: Root,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The instances; all of them when none is named
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// The instances; say --all for every one
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) names: Vec<String>,
+    /// Every installed instance
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The instance
+    pub(crate) name: String,
+    /// Go on printing what comes
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many of the newest lines to show
+    #[arg(long, short = 'n', default_value_t = 100)]
+    pub(crate) lines: u32,
+    /// Print one JSON object a line, as journalctl does
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Url {
+    /// The instance
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The code, as in E0301; all of them when none is named
+    pub(crate) code: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Net {
+    /// Make the namespace, load the policy, pin the namespace
+    Up {
+        /// The instance
+        name: InstanceName,
+        /// The nft rules
+        #[arg(long)]
+        rules: PathBuf,
+        /// The nft program
+        #[arg(long)]
+        nft: PathBuf,
+    },
+    /// Remove the namespace
+    Down {
+        /// The instance
+        name: InstanceName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    /// The instance
+    pub(crate) name: InstanceName,
+    /// Its user, whose name the sandbox's passwd gets
+    #[arg(long)]
+    pub(crate) user: String,
+    /// Its group
+    #[arg(long)]
+    pub(crate) group: String,
+    /// A further group; may be repeated
+    #[arg(long = "extra-group")]
+    pub(crate) extra_groups: Vec<String>,
+    /// The user's home inside
+    #[arg(long)]
+    pub(crate) home: String,
+    /// The user's shell inside
+    #[arg(long)]
+    pub(crate) shell: String,
+    /// Make a password unless there is one
+    #[arg(long)]
+    pub(crate) password: bool,
+}

@@ -1,0 +1,75 @@
+//! The commands that units call.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
+use instances_sys::accounts::{self, Account};
+use instances_sys::net::{self, Up};
+use instances_sys::{auth, setup as directories, supervise as supervisor, terminate as ending};
+
+use super::Outcome;
+use crate::args::{Net, Prepare};
+use crate::exit::Exit;
+use crate::out;
+
+/// Runs before the command line is parsed, and never returns to it.
+pub(crate) fn supervise(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match supervisor::parse_args(arguments) {
+        Ok(options) => supervisor::run(&options),
+        Err(error) => {
+            out::note(crate::report::failure(&error));
+            Exit::Usage.into()
+        }
+    }
+}
+
+/// Only reached when `supervise` is not the first word.
+pub(crate) fn supervise_usage(_: &[OsString]) -> Exit {
+    out::note("error: `supervise` takes no options before its name");
+    Exit::Usage
+}
+
+pub(crate) fn setup() -> Outcome {
+    let home = std::env::var_os("HOME").ok_or("HOME is not set; the setup unit sets it")?;
+    directories::run(Path::new(&home))?;
+    Ok(Exit::Done)
+}
+
+pub(crate) fn net(command: Net) -> Outcome {
+    match command {
+        Net::Up { name, rules, nft } => {
+            let request = Up { name: &name, rules: &rules, nft: &nft };
+            net::up(&request, &|_| {})?;
+        }
+        Net::Down { name } => net::down(&name)?,
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) fn prepare(args: &Prepare) -> Outcome {
+    let groups: Vec<&str> = args.extra_groups.iter().map(String::as_str).collect();
+    let account = Account {
+        user: &args.user,
+        group: &args.group,
+        supplementary: &groups,
+        home: &args.home,
+        shell: &args.shell,
+    };
+    let directory = Path::new(RUNTIME_DIR).join(args.name.as_str());
+    accounts::write(&directory, &account, Path::new("getent"))?;
+    if args.password {
+        auth::ensure(Path::new(AUTH_ROOT), &args.name)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) fn terminate(pid: Option<i32>) -> Outcome {
+    // systemd expands `$MAINPID` to nothing when there is no main process.
+    let Some(pid) = pid else { return Ok(Exit::Done) };
+    match ending::run(pid)? {
+        ending::Outcome::AlreadyGone | ending::Outcome::Ended => Ok(Exit::Done),
+        ending::Outcome::StillRunning => Ok(Exit::Failed),
+    }
+}

@@ -1,0 +1,76 @@
+//! `opencode-instances`: many isolated opencode servers on one Linux machine.
+//!
+//! The program is [`main`]. The rest is what the generated documents need to know of it.
+
+mod args;
+mod cmd;
+mod exit;
+mod out;
+mod report;
+mod spec;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Cli, Command};
+use exit::Exit;
+
+/// The description that help texts, completions, the man page and `docs/commands.md` come from.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Each exit status with its meaning.
+pub fn exit_statuses() -> impl Iterator<Item = (u8, &'static str)> {
+    Exit::ALL.into_iter().map(|exit| (exit.code(), exit.meaning()))
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    // The supervisor stays resident for an instance's whole life: it starts before anything else is
+    // set up.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "supervise") {
+        return cmd::unit::supervise(words);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match run(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            out::note(report::failure(error.as_ref()));
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
+    match command {
+        Command::Check(args) => cmd::check::run(&args),
+        Command::Render(args) => cmd::render::run(&args),
+        Command::Plan(args) => cmd::apply::plan(&args),
+        Command::Apply(args) => cmd::apply::apply(&args),
+        Command::Remove(args) => cmd::apply::remove(&args),
+        Command::Status(args) => cmd::status::run(&args),
+        Command::Start(names) => cmd::control::start(&names),
+        Command::Stop(names) => cmd::control::stop(&names),
+        Command::Restart(names) => cmd::control::restart(&names),
+        Command::Logs(args) => cmd::control::logs(&args),
+        Command::Url(args) => cmd::url::run(&args),
+        Command::Explain(args) => Ok(cmd::explain::run(&args)),
+        Command::Options(json) => Ok(cmd::options::run(&json)),
+        Command::Completions(args) => Ok(cmd::generate::completions(&args)),
+        Command::Man => cmd::generate::man(),
+        Command::Supervise { rest } => Ok(cmd::unit::supervise_usage(&rest)),
+        Command::Setup => cmd::unit::setup(),
+        Command::Net(net) => cmd::unit::net(net),
+        Command::Prepare(args) => cmd::unit::prepare(&args),
+        Command::Terminate { pid } => cmd::unit::terminate(pid),
+    }
+}
