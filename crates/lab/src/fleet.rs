@@ -1,0 +1,40 @@
+//! A machine with instances on it, as most tests begin.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::image::{Image, Release};
+use crate::machine::{Machine, Options};
+use crate::place;
+
+/// Where the engine looks for the specification.
+pub const SPEC: &str = "/etc/opencode-instances/instances.toml";
+/// How long an apply may take that starts real servers.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Boots a trixie machine that has the engine, the specification and the projects' directories.
+pub fn boot(name: &str, spec: &str, projects: &[&str]) -> Result<Machine> {
+    let image = Image::ensure(Release::Trixie)?;
+    let machine = Machine::boot(&image, &Options::new().name(name).engine())?;
+    for project in projects {
+        machine.run(["mkdir", "-p", project])?.ok()?;
+    }
+    machine.put(SPEC, spec, 0o644)?;
+    Ok(machine)
+}
+
+/// Boots a machine and applies the example of the README: `website` on 4101, `billing` on 4102.
+pub fn two_projects(name: &str) -> Result<Machine> {
+    let spec = place::workspace().join("examples/two-projects.toml");
+    let spec = read(&spec)?;
+    let machine = boot(name, &spec, &["/srv/website", "/srv/billing"])?;
+    machine.run_for(PATIENCE, ["opencode-instances", "apply"])?.ok()?;
+    Ok(machine)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
