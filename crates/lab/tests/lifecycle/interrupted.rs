@@ -1,0 +1,182 @@
+//! `apply` killed with SIGKILL at every step: run again, it ends where an unkilled one ends.
+//!
+//! It is killed by strace at its Nth call of a kind: at each `rename`, which ends the writing of a
+//! file, at each `unlink` of one, at each `clone`, which is where systemctl goes on alone, and at
+//! some of the `write`s, in the midst of a file. The server is a light stand-in: it is about the
+//! engine's own steps.
+
+use std::collections::BTreeSet;
+
+use instances_lab::{Machine, fleet, unavailable};
+
+use crate::view::{apply, done, engine, pid, sh};
+
+const SERVER: &str = "/usr/local/bin/stand-in";
+
+const STAND_IN: &str = r#"#!/usr/bin/python3 -SE
+import socket, sys
+port = int(sys.argv[sys.argv.index('--port') + 1])
+listener = socket.create_server(('127.0.0.1', port))
+print(f'opencode server listening on http://127.0.0.1:{port}', flush=True)
+body = '{"healthy":true,"version":"0"}'
+head = f'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n'
+answer = f'{head}connection: close\r\n\r\n{body}'.encode()
+while True:
+    client, _ = listener.accept()
+    try:
+        client.recv(65536)
+        client.sendall(answer)
+    except OSError:
+        pass
+    client.close()
+"#;
+
+const DEFAULTS: &str = "[defaults]\npackage = \"/usr/local/bin/stand-in\"\n";
+const KEPT: &str = "[instances.kept]\ndirectory = \"/srv/kept\"\nlisten.port = 4101\n";
+const MOVED: &str = "[instances.moved]\ndirectory = \"/srv/moved\"\nlisten.port = 4102\n";
+const CHANGED: &str = "[instances.moved]\ndirectory = \"/srv/moved\"\nlisten.port = 4103\n\
+                       logLevel = \"WARN\"\nstateDir = \"/srv/state\"\n";
+
+/// A change from one specification to another.
+struct Case {
+    name: &'static str,
+    from: String,
+    to: String,
+}
+
+fn spec(instances: &[&str]) -> String {
+    format!("{DEFAULTS}{}", instances.concat())
+}
+
+fn boot(name: &str) -> Option<Machine> {
+    if unavailable() {
+        return None;
+    }
+    let machine = fleet::boot(name, &spec(&[KEPT]), &["/srv/kept", "/srv/moved"]).unwrap();
+    machine.put(SERVER, STAND_IN, 0o755).unwrap();
+    Some(machine)
+}
+
+#[test]
+fn a_change_that_is_killed_at_any_step_is_finished_by_the_next_apply() {
+    let Some(machine) = boot("interrupted-change") else { return };
+    done(&machine, "apply");
+    let (kept, both) = (spec(&[KEPT]), spec(&[KEPT, MOVED]));
+    let cases = [
+        Case { name: "an addition", from: kept.clone(), to: both.clone() },
+        Case { name: "a change", from: both.clone(), to: spec(&[KEPT, CHANGED]) },
+        Case { name: "a removal", from: both, to: kept },
+    ];
+    for case in &cases {
+        killed_everywhere(&machine, case);
+    }
+}
+
+#[test]
+fn a_first_install_and_a_removal_of_all_can_be_killed_too() {
+    let Some(machine) = boot("interrupted-install") else { return };
+    first_install(&machine);
+    remove_everything(&machine);
+}
+
+/// Runs `apply` until its Nth call of that name; false if it has ended before.
+fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
+    let script = format!(
+        "strace -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} \
+         opencode-instances {command} 2>/root/narration || echo $?"
+    );
+    match sh(machine, &script).as_str() {
+        "137" => true,
+        "" => false,
+        other => {
+            panic!("{command} ended with {other}: {}", machine.get("/root/narration").unwrap())
+        }
+    }
+}
+
+/// The calls, and which of them: 1 for all, 2 for every other, and so on.
+type Calls = [(&'static str, usize); 4];
+/// Each file is removed with two calls: first what a killed run may have left beside it.
+const ALL: Calls = [("rename", 1), ("unlink", 2), ("clone", 1), ("write", 17)];
+const SOME: Calls = [("rename", 7), ("unlink", 7), ("clone", 3), ("write", 23)];
+
+fn first_install(machine: &Machine) {
+    done(machine, "apply");
+    let wanted = view(machine);
+    for (call, step) in SOME {
+        for number in (step..).step_by(step) {
+            done(machine, "remove");
+            let killed = killed(machine, "apply", call, number);
+            done(machine, "apply");
+            same(machine, &wanted, &format!("a first apply killed at {call} {number}"));
+            if !killed {
+                break;
+            }
+        }
+    }
+}
+
+fn killed_everywhere(machine: &Machine, case: &Case) {
+    apply(machine, &case.from);
+    let kept = pid(machine, "kept");
+    apply(machine, &case.to);
+    let wanted = view(machine);
+    for (call, step) in ALL {
+        for number in (step..).step_by(step) {
+            apply(machine, &case.from);
+            machine.put(fleet::SPEC, &case.to, 0o644).unwrap();
+            let killed = killed(machine, "apply", call, number);
+            done(machine, "apply");
+            same(machine, &wanted, &format!("{} killed at {call} {number}", case.name));
+            if !killed {
+                break;
+            }
+        }
+    }
+    assert_eq!(pid(machine, "kept"), kept, "{}: the other instance was restarted", case.name);
+}
+
+fn remove_everything(machine: &Machine) {
+    done(machine, "remove");
+    let wanted = view(machine);
+    for (call, step) in SOME {
+        for number in (step..).step_by(step) {
+            done(machine, "apply");
+            let killed = killed(machine, "remove", call, number);
+            done(machine, "remove");
+            same(machine, &wanted, &format!("a removal of all killed at {call} {number}"));
+            if !killed {
+                break;
+            }
+        }
+    }
+}
+
+/// Shows only the lines in which the machine is not as it should be.
+fn same(machine: &Machine, wanted: &BTreeSet<String>, when: &str) {
+    let found = view(machine);
+    let missing: Vec<_> = wanted.difference(&found).collect();
+    let unwanted: Vec<_> = found.difference(wanted).collect();
+    assert!(
+        missing.is_empty() && unwanted.is_empty(),
+        "{when}: missing {missing:#?}, unwanted {unwanted:#?}"
+    );
+}
+
+/// Everything that an apply decides: the files, the state of the units and whether systemd knows
+/// their text, the servers' command lines, the namespaces.
+fn view(machine: &Machine) -> BTreeSet<String> {
+    let script = r"
+find /etc /run/opencode-instances /run/netns ! -name '*-' -printf '%p %y %m %u %l\n' | sort
+find /etc/opencode-instances /etc/systemd/system /etc/sysusers.d /etc/tmpfiles.d -type f \
+    -exec sha256sum {} + | sort
+systemctl list-units --all --plain --no-legend 'opencode*' | sort
+systemctl show -p Id,NeedDaemonReload 'opencode*' | paste -s -d' ' | sed 's/  /\n/g'
+pgrep -fa 'opencode-instances supervise' | cut -d' ' -f2- | sort
+ss -Hltn | awk '{ print $4 }' | sort
+cat /etc/passwd
+";
+    let plan = engine(machine, "plan");
+    let lines = [sh(machine, script), plan.stdout, plan.stderr].join("\n");
+    lines.lines().map(str::to_owned).collect()
+}
