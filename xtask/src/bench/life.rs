@@ -1,0 +1,180 @@
+//! Start and stop of an instance beside a bare server, taking turns in one machine.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use instances_lab::progress::say;
+use instances_lab::{Machine, fleet, install};
+use serde_json::{Value, json};
+
+use super::{Part, human};
+use crate::engine;
+
+const SPEC: &str = "[instances.website]\ndirectory = \"/srv/website\"\nlisten.port = 4101\n";
+/// The bare server's port, and where it says that it listens.
+const BARE_PORT: u16 = 4201;
+const BARE_LOG: &str = "/run/bare.log";
+/// How long a start may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How often the log is looked at.
+const POLL: Duration = Duration::from_millis(5);
+/// A request that is sent too early is never answered.
+const TRY: Duration = Duration::from_secs(1);
+
+/// The times of one kind of server, in the order of the rounds.
+#[derive(Default)]
+struct Times {
+    start: Vec<Duration>,
+    stop: Vec<Duration>,
+}
+
+pub(super) fn measure(rounds: usize) -> Result<Part> {
+    install::missing()?;
+    engine::build()?;
+    let machine = fleet::boot("bench", SPEC, &["/srv/website", "/srv/bare", "/var/lib/bare"])?;
+    machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
+    machine.run(["systemctl", "stop", "opencode-website"])?.ok()?;
+    // The first start of each fills its HOME and is not counted.
+    let (mut bare, mut ours) = (Times::default(), Times::default());
+    for round in 0..=rounds {
+        let one = [bare_round(&machine)?, our_round(&machine)?];
+        if round > 0 {
+            say(&format!("round {round}: bare {}, instance {}", human(one[0].0), human(one[1].0)));
+            for (times, (start, stop)) in [&mut bare, &mut ours].into_iter().zip(one) {
+                times.start.push(start);
+                times.stop.push(stop);
+            }
+        }
+    }
+    report(rounds, bare, ours)
+}
+
+/// What the instance's unit also sets: a server that looks for models and updates starts slower.
+const QUIET: &[&str] = &[
+    "--setenv=OPENCODE_DISABLE_AUTOUPDATE=1",
+    "--setenv=OPENCODE_DISABLE_LSP_DOWNLOAD=1",
+    "--setenv=OPENCODE_DISABLE_MODELS_FETCH=1",
+    "--setenv=OPENCODE_DISABLE_SHARE=1",
+    "--setenv=npm_config_fetch_retries=0",
+    "--setenv=npm_config_offline=true",
+    "--setenv=HOME=/var/lib/bare",
+];
+
+/// A server with a HOME and a project and nothing around it, as a transient unit.
+fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
+    let log = format!("/proc/{}/root{BARE_LOG}", machine.pid());
+    machine.run(["rm", "-f", BARE_LOG])?.ok()?;
+    let port = BARE_PORT.to_string();
+    let start = Instant::now();
+    let output = format!("--property=StandardOutput=file:{BARE_LOG}");
+    let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
+    let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
+    machine.run(unit.into_iter().chain(QUIET.iter().copied()).chain(server))?.ok()?;
+    // As the supervisor does it: first its words, then a request.
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on http")) {
+        give_up(start)?;
+        thread::sleep(POLL);
+    }
+    while !machine.in_netns(|| answers(BARE_PORT))? {
+        give_up(start)?;
+        thread::sleep(POLL);
+    }
+    let started = start.elapsed();
+    let stop = Instant::now();
+    machine.run(["systemctl", "stop", "bare"])?.ok()?;
+    Ok((started, stop.elapsed()))
+}
+
+fn our_round(machine: &Machine) -> Result<(Duration, Duration)> {
+    // So many starts in a minute are more than the unit allows.
+    machine.run(["systemctl", "reset-failed", "opencode-website"])?.ok()?;
+    let start = Instant::now();
+    let done = machine.run(["systemctl", "start", "opencode-website"])?;
+    if !done.success() {
+        let journal =
+            machine.run(["journalctl", "--no-pager", "--lines=60", "--output=short-precise"])?;
+        bail!("the instance does not start: {done}\n{journal}");
+    }
+    let started = start.elapsed();
+    let stop = Instant::now();
+    machine.run(["systemctl", "stop", "opencode-website"])?.ok()?;
+    Ok((started, stop.elapsed()))
+}
+
+fn give_up(start: Instant) -> Result<()> {
+    if start.elapsed() > PATIENCE {
+        bail!("the bare server does not answer");
+    }
+    Ok(())
+}
+
+/// Whether the configuration can be had.
+fn answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut stream = TcpStream::connect_timeout(&address, TRY)?;
+        stream.set_read_timeout(Some(TRY))?;
+        stream
+            .write_all(b"GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200"))
+    };
+    ask().unwrap_or(false)
+}
+
+fn report(rounds: usize, bare: Times, ours: Times) -> Result<Part> {
+    let mut text = format!(
+        "## Start and stop\n\n\
+         One warm instance and one bare `opencode serve` take turns in one machine, {rounds} rounds \
+         each, after a round that is not counted. Both have the environment that keeps the server from \
+         looking for models and updates. The instance is ready when `systemctl start` \
+         returns; the bare server, a transient unit without any sandbox, when `GET /config` answers \
+         after its words `listening on`. The ratio is that of the medians.\n\n\
+         | what | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
+    );
+    let mut data = serde_json::Map::new();
+    for (what, bare, ours) in [("start", bare.start, ours.start), ("stop", bare.stop, ours.stop)] {
+        let [bare, ours] = [Spread::of(bare)?, Spread::of(ours)?];
+        let ratio = ours.median.as_secs_f64() / bare.median.as_secs_f64();
+        text.push_str(&format!("| {what} | bare | {} | 1 (baseline) |\n", bare.cells()));
+        text.push_str(&format!("| {what} | instance | {} | {ratio:.3} |\n", ours.cells()));
+        let one = json!({ "bare": bare.data(), "instance": ours.data(), "ratio": ratio });
+        data.insert(what.to_owned(), one);
+    }
+    Ok(Part { name: "life", text, data: Value::Object(data) })
+}
+
+struct Spread {
+    min: Duration,
+    median: Duration,
+    max: Duration,
+}
+
+impl Spread {
+    fn of(mut times: Vec<Duration>) -> Result<Self> {
+        times.sort_unstable();
+        let at = |index: usize| times.get(index).copied().context("no rounds");
+        Ok(Self {
+            min: at(0)?,
+            median: at(times.len() / 2)?,
+            max: at(times.len().saturating_sub(1))?,
+        })
+    }
+
+    fn cells(&self) -> String {
+        [self.min, self.median, self.max].map(human).join(" | ")
+    }
+
+    fn data(&self) -> Value {
+        json!({
+            "min": self.min.as_secs_f64(),
+            "median": self.median.as_secs_f64(),
+            "max": self.max.as_secs_f64(),
+        })
+    }
+}

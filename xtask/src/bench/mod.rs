@@ -1,0 +1,97 @@
+//! `cargo xtask bench`: how long things take, always beside a baseline of the same run.
+
+mod growth;
+mod life;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use instances_lab::place;
+use instances_lab::progress::say;
+use serde_json::Value;
+
+/// Where the figures go.
+const OUTPUT: &str = "target/bench";
+/// Where they stand for readers.
+const PAGE: &str = "docs/benchmarks.md";
+
+/// What one part measured.
+struct Part {
+    /// The name of its file below [`OUTPUT`].
+    name: &'static str,
+    /// A table with the words around it, in Markdown.
+    text: String,
+    /// The same as data.
+    data: Value,
+}
+
+/// A part that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Only {
+    /// The pure half with more and more instances.
+    Growth,
+    /// Start and stop beside a bare server.
+    Life,
+}
+
+/// Measures and prints it; `write` also rewrites the page.
+pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> {
+    let mut parts = Vec::new();
+    if only != Some(Only::Life) {
+        parts.push(growth::measure()?);
+    }
+    if only != Some(Only::Growth) {
+        parts.push(life::measure(rounds)?);
+    }
+    let mut page = format!(
+        "# Benchmarks\n\nWritten by `cargo xtask bench --write`. {}\nFigures of one run are \
+         compared with a baseline of the same run, never with another run's.\n",
+        machine()
+    );
+    let directory = place::workspace().join(OUTPUT);
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    for part in &parts {
+        write!(page, "\n{}", part.text)?;
+        let path = directory.join(format!("{}.json", part.name));
+        fs::write(&path, format!("{:#}\n", part.data))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    say(&page);
+    if write {
+        let path = place::workspace().join(PAGE);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// This machine in words.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel: Vec<&str> = kernel.trim().split('.').take(2).collect();
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or("unknown");
+    format!(
+        "The machine has {cores} processor cores and Linux {}; its load was {load} when the run \
+         ended.",
+        kernel.join(".")
+    )
+}
+
+/// A time as a human reads it.
+fn human(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        _ if seconds >= 1.0 => format!("{seconds:.2} s"),
+        _ if seconds >= 0.1 => format!("{:.0} ms", seconds * 1e3),
+        _ if seconds >= 0.001 => format!("{:.1} ms", seconds * 1e3),
+        _ => format!("{:.0} µs", seconds * 1e6),
+    }
+}

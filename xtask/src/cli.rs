@@ -1,0 +1,93 @@
+//! What can be typed after `cargo xtask`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use instances_lab::Release;
+
+use crate::{bench, demo, docs, fuzz, lab, test};
+
+/// The project's own chores
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Install what is missing, then run every check and every test
+    Test,
+    /// Boot a machine with two projects in it and show what one agent can reach of the other
+    Demo {
+        /// Keep the machine, with its servers on this host's loopback, until Enter is pressed
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Write the documents that are generated from the code: references and the JSON Schema
+    Docs {
+        /// Write nothing; fail if a document is not what the code says
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure, and print ratios to a baseline of the same run
+    Bench {
+        /// How often an instance and a bare server are started in turn
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// Measure this part alone
+        #[arg(long, conflicts_with = "write")]
+        only: Option<bench::Only>,
+        /// Rewrite docs/benchmarks.md with the figures
+        #[arg(long)]
+        write: bool,
+    },
+    /// Feed arbitrary texts to the reader of specifications
+    Fuzz {
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Look after test machines
+    #[command(subcommand)]
+    Lab(Lab),
+}
+
+#[derive(Debug, Subcommand)]
+enum Lab {
+    /// Install what machines need, and build their roots
+    Install,
+    /// Boot a machine and open a shell in it; it ends with the shell
+    Shell {
+        /// The Debian release to boot
+        #[arg(long, default_value = "trixie")]
+        release: Release,
+    },
+    /// Print the median time of some boots
+    BootTime {
+        /// The Debian release to boot
+        #[arg(long, default_value = "trixie")]
+        release: Release,
+        /// How many boots
+        #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+        boots: u32,
+    },
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        match self.chore {
+            Chore::Test => return test::run(),
+            Chore::Bench { rounds, only, write } => bench::run(rounds, only, write)?,
+            Chore::Fuzz { seconds } => fuzz::run(seconds)?,
+            Chore::Demo { keep } => demo::run(keep)?,
+            Chore::Docs { check } => docs::run(check)?,
+            Chore::Lab(Lab::Install) => lab::install()?,
+            Chore::Lab(Lab::Shell { release }) => lab::shell(release)?,
+            Chore::Lab(Lab::BootTime { release, boots }) => lab::boot_time(release, boots)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

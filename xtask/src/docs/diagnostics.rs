@@ -1,0 +1,27 @@
+//! `docs/diagnostics.md`.
+
+use instances_core::code::Code;
+
+pub(super) fn text() -> String {
+    let mut text = format!(
+        "{}# Diagnostics\n\n\
+         Codes are stable. `E…` refuses the specification: nothing is changed, and the exit status is 3.\n\
+         `W…` is a remark. `opencode-instances explain CODE` prints these texts; `check --json` gives the\n\
+         code, the place and the smallest change that would be accepted.\n\n\
+         | code | meaning |\n|---|---|\n",
+        super::HEADER
+    );
+    for code in Code::ALL {
+        let anchor = code.as_str().to_lowercase();
+        text += &format!("| <a href=\"#{anchor}\">{code}</a> | {} |\n", code.title());
+    }
+    for code in Code::ALL {
+        text += &format!(
+            "\n## <a id=\"{}\"></a>{code}: {}\n\n{}\n",
+            code.as_str().to_lowercase(),
+            code.title(),
+            code.explanation()
+        );
+    }
+    text
+}
