@@ -92,6 +92,20 @@ only inside its namespace), so they have options of their own."
     BroadGroup "E0214" "a group that is root in disguise"
 "Membership of this group gives the host away (container engines, disks, the shadow file, the
 journal of every other instance)."
+    BadDirective "E0215" "not the name of a directive"
+"`unitOverrides` takes systemd's directives by their names, as `systemd.exec(5)` and its neighbours
+write them. Anything else could start another section of the unit file."
+    ReservedDirective "E0216" "a directive that carries the isolation"
+"The units rest on this directive: without it the instance would have the host's network, the host's
+files or another user, or the supervisor would not run. What can be chosen has an option of its own. A
+drop-in (`systemctl edit`, `systemd.services.<name>.serviceConfig`) can still say anything."
+    BadDirectiveValue "E0217" "a directive's value that would not stay on its line"
+"A value of `unitOverrides` is written to the unit as it is. It has neither spaces at its ends nor a
+backslash as its last character, and it does not start with a quote: NixOS's
+`switch-to-configuration` reads such a unit differently from systemd, or not at all."
+    SecretInStore "E0218" "a secret in the Nix store"
+"Every user and every instance with `nix.enable` can read `/nix/store`. Name a file that only root
+can read, for example one that sops-nix or agenix writes below `/run/secrets`."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -115,6 +129,23 @@ one directory exactly, which is reported as a warning."
     WritablePackage "E0308" "a package that an agent can write"
 "The package is what the server and its supervisor start. Inside a project or a state directory, an
 agent could replace it, and so run its own program as another instance."
+    FirewallOnLoopback "E0309" "a firewall that is opened for a loopback listener"
+"Nobody outside the host can reach a loopback address, so an open port would be one for whatever
+listens on that port next. Listen on an address of the host, or leave the firewall closed."
+    NotOnThisHost "E0310" "an option that needs NixOS"
+"A distribution's own dynamic loader is visible in the sandbox already, so foreign programs run
+without it."
+    UnusedPassword "E0311" "a password file without authentication"
+"`auth.passwordFile` says which password the server asks for, and `auth.enable = false` that it asks
+for none."
+    WritableSecret "E0312" "a secret that an agent can replace"
+"systemd reads this file as root. Inside a project or a state directory an agent could put a link to
+any file of the host in its place, and read that as its password. What only the host shows, a link that leads
+there, somebody else who could replace a part of the path, or a file that everybody can read, is
+refused by `apply` and when the instance starts."
+    OpenToBuilds "E0313" "the Nix daemon beside an instance without a password"
+"What the agent has the Nix daemon build runs in the host's network, where it reaches the listener of
+every instance. One that asks for no password would run its commands."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -123,6 +154,21 @@ network and processes stay apart; their project does not."
     OpenLoopback "W0403" "authentication is off"
 "Every local user of the host can reach a loopback listener, and so run commands as the instance's
 user inside its sandbox."
+    FirewallByHand "W0404" "a firewall that has to be opened by hand"
+"On NixOS `openFirewall` is `networking.firewall.allowedTCPPorts`. Elsewhere nothing changes the
+host's firewall; where there is none, or it admits the port already, there is nothing to do."
+    WeakerSandbox "W0405" "an override that may weaken the sandbox"
+"Directives that set resources, times, restarts and the like are taken without a word. What
+`docs/exposure.md` and `docs/units.md` promise holds only as far as any other one lets it: it may be a
+part of the sandbox, come from a newer systemd, or be mistyped, which systemd would ignore."
+    NixDaemon "W0406" "the agent's programs in the host's network"
+"With `nix.enable` the agent has the host's Nix daemon run its programs: a fixed-output derivation is
+built as another user, in the host's network. From there it reaches the internet, the local network,
+services on the host's loopback and the listeners of all instances, whatever the instance's own network allows. It can
+read everything in the world-readable store, and delete from it what nothing refers to."
+    SharedPassword "W0407" "one password for two instances"
+"Each agent can read the password of its own server, and so knows the other's. Name one file for each
+instance, or leave `auth.passwordFile` out to have passwords made."
 }
 
 impl Code {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::raw::{Located, RawInstance};
-use crate::spec::Instance;
+use crate::spec::{AbsPath, Instance};
 
 /// An instance and where its parts were typed.
 #[derive(Debug)]
@@ -27,7 +27,12 @@ pub(crate) struct Places {
     user: Origin,
     listen: Origin,
     package: Origin,
+    /// One for each entry of `path`.
+    path: Vec<Origin>,
     auth: Origin,
+    password_file: Origin,
+    firewall: Origin,
+    nix: Origin,
 }
 
 impl Places {
@@ -44,7 +49,11 @@ impl Places {
                 place(raw.listen_port.as_ref()).or_else(|| place(raw.listen_address.as_ref())),
             ),
             package: or_name(place(raw.package.as_ref())),
+            path: raw.path.iter().flat_map(|list| &list.value).map(|one| one.at.clone()).collect(),
             auth: or_name(place(raw.auth_enable.as_ref())),
+            password_file: or_name(place(raw.auth_password_file.as_ref())),
+            firewall: or_name(place(raw.open_firewall.as_ref())),
+            nix: or_name(place(raw.nix_enable.as_ref())),
         }
     }
 }
@@ -55,6 +64,11 @@ pub(crate) fn judge(placed: &[Placed], diagnostics: &mut Diagnostics) {
     users(placed, diagnostics);
     places(placed, diagnostics);
     open_listeners(placed, diagnostics);
+    for one in placed {
+        contradictions(one, diagnostics);
+    }
+    builds(placed, diagnostics);
+    passwords(placed, diagnostics);
     if !placed.iter().any(|one| one.instance.enable) && !diagnostics.has_errors() {
         diagnostics.push(Diagnostic::new(
             Code::NoInstance,
@@ -153,6 +167,86 @@ fn open_listeners(placed: &[Placed], diagnostics: &mut Diagnostics) {
     }
 }
 
+/// What one instance has built reaches the listener of every other one.
+fn builds(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let builder = placed.iter().find(|one| one.instance.enable && one.instance.nix_enable);
+    let Some(builder) = builder else { return };
+    for open in placed.iter().filter(|one| one.instance.enable && !one.instance.auth_enable) {
+        diagnostics.push(
+            Diagnostic::new(
+                Code::OpenToBuilds,
+                &open.at.auth,
+                format!(
+                    "`{}` can run commands in `{}`, which asks for no password",
+                    builder.instance.name, open.instance.name
+                ),
+                "authentication is off",
+                "remove `auth.enable = false`, or `nix.enable` of the other one",
+            )
+            .also(&builder.at.nix, "what is built for this one runs in the host's network"),
+        );
+    }
+}
+
+fn passwords(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let mut owners: HashMap<&AbsPath, &Placed> = HashMap::new();
+    for one in placed {
+        let Some(path) = &one.instance.auth_password_file else { continue };
+        let Some(other) = owners.insert(path, one) else { continue };
+        diagnostics.push(
+            Diagnostic::new(
+                Code::SharedPassword,
+                &one.at.password_file,
+                format!("`{}` and `{}` have one password", other.instance.name, one.instance.name),
+                "each agent knows its own password",
+                "name a file of its own for each",
+            )
+            .also(&other.at.password_file, "the same file"),
+        );
+    }
+}
+
+/// Options of one instance that do not go together, or that give more than their name says.
+fn contradictions(one: &Placed, diagnostics: &mut Diagnostics) {
+    let (instance, at) = (&one.instance, &one.at);
+    let name = &instance.name;
+    let ip = instance.listen.ip();
+    // Port 0 stands for an endpoint that is refused already.
+    if instance.open_firewall && ip.is_loopback() && instance.listen.port() != 0 {
+        diagnostics.push(
+            Diagnostic::new(
+                Code::FirewallOnLoopback,
+                &at.firewall,
+                format!("`{name}` opens the firewall for {ip}, which nobody outside can reach"),
+                "the port would be open for nothing",
+                "remove `openFirewall`, or set `listen.address` to an address of the host",
+            )
+            .also(&at.listen, "listens here"),
+        );
+    }
+    if instance.auth_password_file.is_some() && !instance.auth_enable {
+        diagnostics.push(
+            Diagnostic::new(
+                Code::UnusedPassword,
+                &at.password_file,
+                format!("`{name}` has a password file and asks for no password"),
+                "never read",
+                "remove `auth.passwordFile`, or set `auth.enable = true`",
+            )
+            .also(&at.auth, "authentication is off here"),
+        );
+    }
+    if instance.nix_enable {
+        diagnostics.push(Diagnostic::new(
+            Code::NixDaemon,
+            &at.nix,
+            format!("the Nix daemon runs programs of `{name}` in the host's network"),
+            "past the instance's own network",
+            "remove `nix.enable` unless the agent is to use Nix",
+        ));
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     State,
@@ -197,8 +291,18 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
         tree.insert(claim);
     }
     for owner in placed {
-        if let Some(outer) = tree.on_the_way_to(owner.instance.package.as_str()).next() {
-            diagnostics.push(writable_package(owner, outer));
+        let instance = &owner.instance;
+        if let Some(outer) = tree.on_the_way_to(instance.package.as_str()).next() {
+            diagnostics.push(writable_package(owner, &owner.at.package, "package", outer));
+        }
+        for (prefix, at) in instance.path.iter().zip(&owner.at.path) {
+            if let Some(outer) = tree.on_the_way_to(prefix.as_str()).next() {
+                diagnostics.push(writable_package(owner, at, "path", outer));
+            }
+        }
+        let secret = instance.auth_password_file.as_ref();
+        if let Some(outer) = secret.and_then(|path| tree.on_the_way_to(path.as_str()).next()) {
+            diagnostics.push(writable_secret(owner, outer));
         }
     }
     for inner in &claims {
@@ -272,13 +376,24 @@ fn clash_code(inner: &Claim<'_>, outer: &Claim<'_>) -> Option<Code> {
     }
 }
 
-fn writable_package(owner: &Placed, outer: &Claim<'_>) -> Diagnostic {
+fn writable_package(owner: &Placed, at: &Origin, option: &str, outer: &Claim<'_>) -> Diagnostic {
     Diagnostic::new(
         Code::WritablePackage,
-        &owner.at.package,
-        format!("the package of `{}` lies inside the {}", owner.instance.name, outer.words()),
+        at,
+        format!("the {option} of `{}` lies inside the {}", owner.instance.name, outer.words()),
         "an agent can write here",
-        "install opencode where only root can write, for example below `/opt`",
+        "install it where only root can write, for example below `/opt`",
+    )
+    .also(outer.at(), outer.words())
+}
+
+fn writable_secret(owner: &Placed, outer: &Claim<'_>) -> Diagnostic {
+    Diagnostic::new(
+        Code::WritableSecret,
+        &owner.at.password_file,
+        format!("the password file of `{}` lies inside the {}", owner.instance.name, outer.words()),
+        "an agent can write here",
+        "move it where only root can write, for example below `/etc/opencode-secrets`",
     )
     .also(outer.at(), outer.words())
 }

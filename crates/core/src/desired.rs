@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::HostFacts;
 use crate::host_files;
+use crate::plan::{digest, digest_of};
 use crate::spec::{Instance, Spec};
-use crate::unit::{Omitted, Unit};
-use crate::units::{self, Names, TARGET};
+use crate::unit::{HEADER, Omitted, Unit};
+use crate::units::{self, NO_GENERATION, Names, TARGET};
 
 /// Where unit files are installed.
 pub const UNIT_DIR: &str = "/etc/systemd/system";
@@ -67,7 +68,7 @@ pub enum Effect {
 /// Everything that should be on the host for `spec`.
 pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
     let mut desired = Desired::default();
-    for unit in units::of_fleet(spec) {
+    for unit in units::of_fleet(spec, facts) {
         desired.unit(&unit, facts, Vec::new());
     }
     desired.file(
@@ -86,6 +87,7 @@ pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
 #[derive(Serialize)]
 struct Record<'a> {
     version: u32,
+    generation: String,
     #[serde(flatten)]
     instance: &'a Instance,
 }
@@ -104,20 +106,62 @@ impl Desired {
         self.file(format!("{UNIT_DIR}/{}", unit.name), Content::Text(text), effects);
     }
 
+    /// Gives the main unit the name of its generation: a digest of its text, of that of the
+    /// namespace's unit but for the policy, and of the files that the sandbox shows. By it `status`
+    /// sees whether the server runs as it was last declared.
+    fn seal(&mut self, names: Names<'_>, etc: &[(&str, String)]) -> String {
+        let text_of = |unit: String| match self.files.get(&format!("{UNIT_DIR}/{unit}")) {
+            Some(File { content: Content::Text(text), .. }) => text.as_str(),
+            _ => "",
+        };
+        let policy = |line: &&str| line.starts_with(units::RELOADS);
+        let net = text_of(names.net()).split_inclusive('\n').filter(|line| !policy(line));
+        let main = text_of(names.main());
+        let etc = etc.iter().flat_map(|(name, text)| ["\0", name, "\0", text.as_str()]);
+        let parts = [main, "\0"].into_iter().chain(net).chain(etc);
+        let mut generation = digest_of(parts.map(str::as_bytes));
+        generation.truncate(NO_GENERATION.len());
+        let main = self.files.get_mut(&format!("{UNIT_DIR}/{}", names.main()));
+        let Some(File { content: Content::Text(text), .. }) = main else { return generation };
+        let told = |generation: &str| format!(" supervise --generation {generation} ");
+        *text = text.replacen(&told(NO_GENERATION), &told(&generation), 1);
+        generation
+    }
+
+    /// Two files that nobody reads: what they say when they change is that the server restarts,
+    /// although its units may be the same or may not ask for it.
+    fn restarts(&mut self, instance: &Instance) {
+        let names = Names(&instance.name);
+        // With its namespace, which makes the accounts and the password.
+        let anew = || vec![Effect::Restart(names.net())];
+        let path = format!("{}/identity", names.config_dir());
+        let digest = digest(instance.identity().as_bytes());
+        self.file(path, Content::Text(format!("{HEADER}{digest}\n")), anew());
+        // It comes back with the option: what was put off until then is done.
+        if instance.restart_on_switch {
+            let path = format!("{}/restart-on-switch", names.config_dir());
+            self.file(path, Content::Text(HEADER.to_owned()), anew());
+        }
+    }
+
     fn instance(&mut self, instance: &Instance, facts: &HostFacts) {
         let names = Names(&instance.name);
-        for unit in units::of_instance(instance, facts) {
-            let effects = unit_effects(&unit.name, names);
+        let rules = crate::nft::deny_all(instance.name.as_str());
+        for unit in units::of_instance(instance, facts, &rules) {
+            let effects = unit_effects(&unit.name, instance);
             self.unit(&unit, facts, effects);
         }
-        let restart = || vec![Effect::Restart(names.main())];
-        for (name, text) in host_files::sandbox_etc(instance) {
+        let etc = host_files::sandbox_etc(instance);
+        let generation = self.seal(names, &etc);
+        for (name, text) in etc {
+            // The main unit names the generation, so that it changes with these.
             let path = format!("{}/etc/{name}", names.config_dir());
-            self.file(path, Content::Text(text), restart());
+            self.file(path, Content::Text(text), Vec::new());
         }
-        let rules = crate::nft::deny_all(instance.name.as_str());
+        self.restarts(instance);
         self.file(names.rules(), Content::Text(rules), vec![Effect::Reload(names.net())]);
-        if let Some(text) = host_files::sysusers(instance) {
+        // On NixOS the configuration makes the accounts.
+        if let Some(text) = host_files::sysusers(instance).filter(|_| facts.nixos.is_none()) {
             let path = format!("/etc/sysusers.d/opencode-{}.conf", instance.name);
             self.file(path.clone(), Content::Text(text), vec![Effect::Accounts(path)]);
         }
@@ -125,7 +169,7 @@ impl Desired {
             let path = format!("/etc/tmpfiles.d/opencode-{}.conf", instance.name);
             self.file(path.clone(), Content::Text(text), vec![Effect::Directories(path)]);
         }
-        let record = serde_json::to_string_pretty(&Record { version: 1, instance });
+        let record = serde_json::to_string_pretty(&Record { version: 1, generation, instance });
         if let Ok(record) = record {
             let path = format!("{}/instance.json", names.config_dir());
             self.file(path, Content::Text(record + "\n"), Vec::new());
@@ -134,8 +178,12 @@ impl Desired {
     }
 }
 
-fn unit_effects(unit: &str, names: Names<'_>) -> Vec<Effect> {
-    if unit == names.main() {
+fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
+    let names = Names(&instance.name);
+    let stays = !instance.restart_on_switch;
+    if (unit == names.main() || unit == names.net()) && stays {
+        Vec::new()
+    } else if unit == names.main() {
         vec![Effect::Restart(names.main())]
     } else if unit == names.net() {
         vec![Effect::Restart(names.net())]

@@ -2,6 +2,10 @@
 
 /// Configuration that `apply` (or NixOS) installs; one directory per instance below it.
 pub const CONFIG_DIR: &str = "/etc/opencode-instances";
+/// The whole specification of a NixOS host, as its configuration wrote it.
+pub const NIXOS_SPEC: &str = "/etc/opencode-instances/instances.json";
+/// What a NixOS host is, as its configuration says it; where this file is, NixOS installs units.
+pub const NIXOS_FACTS: &str = "/etc/opencode-instances/facts.json";
 /// Volatile files: one directory per instance, the apply journal and the lock.
 pub const RUNTIME_DIR: &str = "/run/opencode-instances";
 /// The default parent of state directories. The leaf is the instance's HOME.
@@ -10,5 +14,8 @@ pub const STATE_ROOT: &str = "/var/lib/opencode/instance-state";
 pub const AUTH_ROOT: &str = "/var/lib/opencode/instance-auth";
 /// Where named network namespaces are pinned, as `ip netns` does.
 pub const NETNS_DIR: &str = "/run/netns";
+/// Where every server listens on 127.0.0.1, inside its own network namespace: what clients connect
+/// to on the host can change without touching it.
+pub const SERVER_PORT: u16 = 4096;
 /// The nft table inside each instance's namespace: `table inet opencode`.
 pub const NFT_TABLE: &str = "opencode";

@@ -7,11 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::cross::{Placed, Places, judge};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
-use crate::layout::STATE_ROOT;
+use crate::layout::{AUTH_ROOT, CONFIG_DIR, RUNTIME_DIR, STATE_ROOT};
 use crate::node::{Format, parse};
+use crate::overrides;
 use crate::protected::protected;
-use crate::raw::{Located, RawInstance, RawSpec, decode, nearest};
-use crate::spec::{AbsPath, AccountName, Argument, Instance, InstanceName, LogLevel, Spec};
+use crate::raw::{Directives, Located, RawInstance, RawSpec, decode, nearest};
+use crate::spec::{
+    AbsPath, AccountName, Argument, Instance, InstanceName, LogLevel, Spec, UnitOverrides,
+};
 use crate::text::Refusal;
 
 /// Reads a document: text → `RawSpec` → `Spec`. Returns the warnings beside the specification, or
@@ -112,7 +115,7 @@ fn lower_instance(
     raw: &RawInstance,
     diagnostics: &mut Diagnostics,
 ) -> Option<Placed> {
-    let mut judge = Judge { diagnostics, complete: true };
+    let mut judge = Judge { diagnostics, complete: raw.mistyped.is_empty() };
     let what = format!("the name {:?}", name.value);
     let legal_name = judge.take(&name.at, &what, InstanceName::new(&name.value));
     // The other options of an instance without a legal name are judged as those of another name.
@@ -137,9 +140,10 @@ impl Judge<'_> {
         let nowhere = AbsPath::new(&format!("/nonexistent/{name}")).ok()?;
         let package_default = AbsPath::new("/usr/bin/opencode").ok()?;
         let flag = |typed: &Option<Located<bool>>| typed.as_ref().is_none_or(|flag| flag.value);
+        let opt_in = |typed: &Option<Located<bool>>| typed.as_ref().is_some_and(|flag| flag.value);
         Some(Instance {
             name: name.clone(),
-            enable: flag(&raw.enable),
+            enable: flag(&raw.enable) && !raw.mistyped.contains("enable"),
             directory: directory(raw, typed, self).unwrap_or(nowhere),
             state_dir: self.text("stateDir", raw.state_dir.as_ref(), state_dir, |text| {
                 AbsPath::new(text).and_then(protected)
@@ -150,12 +154,40 @@ impl Judge<'_> {
             package: self.text("package", raw.package.as_ref(), package_default, |text| {
                 AbsPath::new(text).and_then(package)
             }),
+            path: self.list("path", raw.path.as_ref(), |text| AbsPath::new(text).and_then(prefix)),
             listen: self.listen(raw),
+            open_firewall: opt_in(&raw.open_firewall),
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),
+            restart_on_switch: flag(&raw.restart_on_switch),
             auth_enable: flag(&raw.auth_enable),
+            auth_password_file: self.text(
+                "auth.passwordFile",
+                raw.auth_password_file.as_ref(),
+                None,
+                |text| AbsPath::new(text).and_then(secret).map(Some),
+            ),
+            nix_enable: opt_in(&raw.nix_enable),
+            nix_ld_enable: opt_in(&raw.nix_ld_enable),
+            unit_overrides: self.unit_overrides(raw),
         })
+    }
+
+    fn unit_overrides(&mut self, raw: &RawInstance) -> UnitOverrides {
+        let mut judge = |key: &str, typed: &Option<Located<Directives>>| {
+            for warning in overrides::weaker(key, typed.as_ref()) {
+                self.diagnostics.push(warning);
+            }
+            overrides::judge(key, typed.as_ref(), |at, what, refusal| {
+                self.take::<()>(at, what, Err(refusal));
+            })
+        };
+        UnitOverrides {
+            main: judge("unitOverrides.main", &raw.overrides_main),
+            setup: judge("unitOverrides.setup", &raw.overrides_setup),
+            net: judge("unitOverrides.net", &raw.overrides_net),
+        }
     }
 
     /// The endpoint; port 0, which clashes with nothing, where a part of it is refused.
@@ -170,13 +202,18 @@ impl Judge<'_> {
                 self.take(&typed.at, &what, port(typed.value)).unwrap_or(0)
             }
         };
-        let legal = std::mem::replace(&mut self.complete, before);
-        self.complete &= legal;
+        let judged = std::mem::replace(&mut self.complete, before);
+        self.complete &= judged;
+        let typed = ["listen.address", "listen.port"].iter().all(|key| !raw.mistyped.contains(key));
+        let legal = judged && typed;
         SocketAddr::new(ip, if legal { number } else { 0 })
     }
 }
 
 fn directory(raw: &RawInstance, name: &Located<String>, judge: &mut Judge<'_>) -> Option<AbsPath> {
+    if raw.mistyped.contains("directory") {
+        return None;
+    }
     let Some(typed) = &raw.directory else {
         judge.refuse(Diagnostic::new(
             Code::MissingOption,
@@ -205,6 +242,39 @@ fn package(path: AbsPath) -> Result<AbsPath, Refusal> {
         reason: "this would bind a large part of the host into the sandbox".to_owned(),
         help: "name the opencode binary itself, or the directory made for it alone".to_owned(),
     })
+}
+
+/// An entry of `path` is bound like a package, and `PATH` separates its entries with colons.
+fn prefix(path: AbsPath) -> Result<AbsPath, Refusal> {
+    if path.as_str().contains(':') {
+        return Err(Refusal {
+            code: Code::PathNotBindable,
+            reason: "`PATH` separates directories with colons".to_owned(),
+            help: "rename the directory, or reach it through a symbolic link".to_owned(),
+        });
+    }
+    package(path)
+}
+
+/// Everybody can read the store.
+fn secret(path: AbsPath) -> Result<AbsPath, Refusal> {
+    let text = path.as_str();
+    if text == "/nix/store" || text.starts_with("/nix/store/") {
+        return Err(Refusal {
+            code: Code::SecretInStore,
+            reason: "everybody can read the store".to_owned(),
+            help: "name a file outside it, for example `/run/secrets/opencode`".to_owned(),
+        });
+    }
+    let of_engine = [AUTH_ROOT, CONFIG_DIR, RUNTIME_DIR, STATE_ROOT];
+    if of_engine.iter().any(|root| text.starts_with(&format!("{root}/"))) {
+        return Err(Refusal {
+            code: Code::ProtectedPath,
+            reason: "what lies here belongs to an instance".to_owned(),
+            help: "remove the line to have a password made, or name a file elsewhere".to_owned(),
+        });
+    }
+    Ok(path)
 }
 
 fn log_level(text: &str) -> Result<LogLevel, Refusal> {
@@ -314,7 +384,11 @@ mod tests {
     fn no_default_is_inert_and_every_instance_can_say_otherwise() {
         let bare = "[instances.a]\n";
         for option in OPTIONS {
-            let needed = if option.key == "directory" { "" } else { "directory = \"/srv/a\"\n" };
+            let needed = match option.key {
+                "directory" => "",
+                "openFirewall" => "directory = \"/srv/a\"\nlisten.address = \"192.0.2.1\"\n",
+                _ => "directory = \"/srv/a\"\n",
+            };
             let auth = if option.key == "auth.enable" { "" } else { "auth.enable = true\n" };
             let defaults = format!("[defaults]\n{} = {}\n", option.key, option.example);
             let with = read(&format!("{defaults}{bare}{needed}{auth}"), Format::Toml).unwrap().0;
@@ -459,6 +533,26 @@ mod tests {
         let text = "[instances.a]\ndirectory = \"/\"\nlisten.port = 0\n\
             [instances.b]\ndirectory = \"/\"\nlisten.port = 0\n";
         assert_eq!(codes(text), ["E0211", "E0207", "E0211", "E0207"]);
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_one_finding() {
+        let two = |defaults: &str, both: &str| {
+            codes(&format!(
+                "[defaults]\n{defaults}\n[instances.a]\ndirectory = \"/srv/a\"\n{both}\n\
+                 [instances.b]\ndirectory = \"/srv/b\"\n{both}\n"
+            ))
+        };
+        assert_eq!(two("", "listen.port = \"4101\""), ["E0103", "E0103"]);
+        assert_eq!(two("listen.port = 4101", "listen.address = 1"), ["E0103", "E0103"]);
+        assert_eq!(two("", "listen = 4101"), ["E0103", "E0103"]);
+        assert_eq!(two("", "enable = \"no\""), ["E0103", "E0103"]);
+        assert_eq!(two("listen.port = \"4101\"", ""), ["E0103"]);
+        assert_eq!(two("listen = 4101", ""), ["E0103"]);
+        assert_eq!(two("listen.port = \"4101\"", "listen.port = 1"), ["E0103", "E0301"]);
+        assert_eq!(codes("[instances.a]\ndirectory = 1\n"), ["E0103"]);
+        assert_eq!(codes("[defaults]\ndirectory = 1\n[instances.a]\n"), ["E0103"]);
+        assert_eq!(codes("[instances]\na = 1\nb = 1\n"), ["E0103", "E0103"]);
     }
 
     #[test]

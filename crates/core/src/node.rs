@@ -53,7 +53,9 @@ pub enum Value {
     Array(Vec<Node>),
     /// A table, in the order it was typed. The origin is the key's.
     Table(Vec<(String, Origin, Node)>),
-    /// What no option takes: floats, dates, `null`, integers beyond 64 bits. Holds the type's name.
+    /// JSON's `null`; TOML has none.
+    Null,
+    /// What no option takes: floats, dates, integers beyond 64 bits. Holds the type's name.
     Other(&'static str),
 }
 
@@ -66,6 +68,7 @@ impl Value {
             Self::String(_) => "string",
             Self::Array(_) => "array",
             Self::Table(_) => "table",
+            Self::Null => "null",
             Self::Other(name) => name,
         }
     }
@@ -223,7 +226,7 @@ impl<'de> Visitor<'de> for JsonNode<'_> {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
-        Ok(self.node(Value::Other("null")))
+        Ok(self.node(Value::Null))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Node, A::Error> {

@@ -53,8 +53,15 @@ pub enum Activity {
 
 /// The digest that [`Found::Text`] carries.
 pub fn digest(bytes: &[u8]) -> String {
+    digest_of([bytes])
+}
+
+/// The digest of what the parts are together.
+pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-    let digest = Sha256::digest(bytes);
+    let mut hasher = Sha256::new();
+    parts.into_iter().for_each(|part| hasher.update(part));
+    let digest = hasher.finalize();
     digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 

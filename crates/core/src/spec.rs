@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::layout::STATE_ROOT;
+pub use crate::overrides::UnitOverrides;
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
 
 /// A whole specification, its instances sorted by name.
@@ -53,6 +54,7 @@ impl LogLevel {
 /// One instance; the field's names are the options' names.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct Instance {
     /// The name, a part of every unit's name.
     pub name: InstanceName,
@@ -70,16 +72,30 @@ pub struct Instance {
     pub extra_groups: Vec<AccountName>,
     /// The opencode binary or its prefix.
     pub package: AbsPath,
-    /// Where clients connect on the host. The port is also the server's, inside its namespace.
+    /// Prefixes of programs, in front of `PATH`.
+    pub path: Vec<AbsPath>,
+    /// Where clients connect on the host.
     pub listen: SocketAddr,
+    /// Whether the host's firewall admits the port.
+    pub open_firewall: bool,
     /// How much the server logs.
     pub log_level: LogLevel,
     /// Further arguments of `opencode serve`.
     pub extra_args: Vec<Argument>,
     /// Whether it starts at boot and with `apply`.
     pub auto_start: bool,
+    /// Whether a change of its units restarts the server.
+    pub restart_on_switch: bool,
     /// Whether the server asks for a password.
     pub auth_enable: bool,
+    /// The file with the password, instead of one that is made.
+    pub auth_password_file: Option<AbsPath>,
+    /// Whether the agent can use the host's Nix daemon.
+    pub nix_enable: bool,
+    /// Whether foreign programs find a dynamic loader.
+    pub nix_ld_enable: bool,
+    /// The operator's own directives.
+    pub unit_overrides: UnitOverrides,
 }
 
 impl Instance {
@@ -91,6 +107,20 @@ impl Instance {
     /// Whether the group is the instance's own, made with it.
     pub fn owns_group(&self) -> bool {
         self.group == self.name.account()
+    }
+
+    /// What a server must never outlive: as whom it runs, what is its own, who may ask it, what it may
+    /// reach beyond its sandbox. A change of it is not put off, or the server would hold what another
+    /// instance has now, or answer at a new address without the password that it should ask for.
+    pub fn identity(&self) -> String {
+        let parts = (
+            (&self.user, &self.group, &self.extra_groups),
+            (&self.directory, &self.state_dir),
+            (self.auth_enable, &self.auth_password_file),
+            self.nix_enable,
+        );
+        // Names, paths and flags always serialise.
+        serde_json::to_string(&parts).unwrap_or_default()
     }
 
     /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which

@@ -73,6 +73,12 @@ text_type! {
     Argument
 }
 
+text_type! {
+    /// What is assigned to a directive in systemd's own syntax: one line, read alike by systemd and by
+    /// NixOS's `switch-to-configuration`.
+    DirectiveText
+}
+
 impl<'de> Deserialize<'de> for AbsPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
@@ -173,25 +179,44 @@ const SYSTEM_ACCOUNTS: &[&str] = &[
     "systemd-journal",
 ];
 
-/// Groups whose members can become root or read every instance's log.
+/// Groups whose members can become root, read secrets or every instance's log, change the host's
+/// network, or listen to its wires and keys; on the distributions and on NixOS.
 const BROAD_GROUPS: &[&str] = &[
+    // Root itself, and who may become it.
     "root",
     "wheel",
     "sudo",
-    "adm",
+    "admin",
+    // Whole disks, memory, password hashes, secrets, logs.
     "disk",
+    "kmem",
     "shadow",
+    "keys",
+    "adm",
+    "systemd-journal",
+    // Containers and machines, which can be told to show the host's files.
     "docker",
     "podman",
-    "libvirt",
-    "kvm",
     "lxd",
     "incus",
     "incus-admin",
-    "kmem",
-    "systemd-journal",
-    "nixbld",
+    "libvirt",
+    "libvirtd",
+    "libvirt-qemu",
+    "qemu-libvirtd",
+    "kvm",
+    "vboxusers",
+    // The network and what goes over it, keyboards.
+    "networkmanager",
+    "netdev",
+    "wireshark",
+    "input",
+    // Who builds what root installs.
+    NIX_BUILDER,
 ];
+
+/// The group of Nix's build users, and what their names begin with: `nixbld1`, `nixbld2` and so on.
+const NIX_BUILDER: &str = "nixbld";
 
 impl AccountName {
     fn new(text: &str, what: &str) -> Result<Self, Refusal> {
@@ -211,7 +236,7 @@ impl AccountName {
     /// A user that an instance may run as: legal, and not one of the system's own.
     pub fn user(text: &str) -> Result<Self, Refusal> {
         let name = Self::new(text, "user")?;
-        if SYSTEM_ACCOUNTS.contains(&text) {
+        if SYSTEM_ACCOUNTS.contains(&text) || is_nix_builder(text) {
             return Err(Refusal::new(
                 Code::BadAccount,
                 format!("`{text}` is one of the system's own users"),
@@ -233,6 +258,11 @@ impl AccountName {
         }
         Ok(name)
     }
+}
+
+fn is_nix_builder(user: &str) -> bool {
+    let number = user.strip_prefix(NIX_BUILDER);
+    number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// The longest path the kernel takes, without its terminating zero.
@@ -293,15 +323,6 @@ impl AbsPath {
     pub(crate) fn literal(text: &'static str) -> Self {
         Self(text.to_owned())
     }
-
-    /// Whether this is `outer` or lies below it.
-    pub fn is_within(&self, outer: &Self) -> bool {
-        outer.0 == "/"
-            || self
-                .0
-                .strip_prefix(&outer.0)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
 }
 
 /// The path without `.`, `..`, empty parts and a trailing slash, by text alone.
@@ -323,6 +344,28 @@ impl Argument {
     /// Refuses control characters.
     pub fn new(text: &str) -> Result<Self, Refusal> {
         no_control(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl DirectiveText {
+    /// Refuses what would not stay on its line.
+    pub fn new(text: &str) -> Result<Self, Refusal> {
+        no_control(text)?;
+        let refuse =
+            |reason: &str, help: &str| Err(Refusal::new(Code::BadDirectiveValue, reason, help));
+        if text.trim() != text {
+            return refuse("systemd drops spaces at the ends", "remove the space");
+        }
+        if text.ends_with('\\') {
+            return refuse("a backslash at the end joins the next line", "remove the backslash");
+        }
+        if text.starts_with(['"', '\'']) {
+            return refuse(
+                "NixOS reads a value that starts with a quote differently from systemd",
+                "start the quotes after the first character, as in `A=\"b c\"`",
+            );
+        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -389,21 +432,17 @@ mod tests {
     }
 
     #[test]
-    fn within_compares_whole_parts() {
-        let p = |text: &str| AbsPath::new(text).unwrap();
-        assert!(p("/a/b").is_within(&p("/a")));
-        assert!(p("/a").is_within(&p("/a")));
-        assert!(p("/a").is_within(&p("/")));
-        assert!(!p("/ab").is_within(&p("/a")));
-    }
-
-    #[test]
     fn accounts_are_neither_the_systems_nor_root_in_disguise() {
         assert!(AccountName::user("alice").is_ok());
-        for bad in ["root", "0", "", "Alice", "a:b", "www-data"] {
+        assert!(AccountName::user("nixbld-helper").is_ok());
+        for bad in ["root", "0", "", "Alice", "a:b", "www-data", "nixbld", "nixbld1", "nixbld32"] {
             assert_eq!(AccountName::user(bad).map_err(|r| r.code), Err(Code::BadAccount), "{bad}");
         }
         assert!(AccountName::group("www-data").is_ok());
-        assert_eq!(AccountName::group("docker").map_err(|r| r.code), Err(Code::BroadGroup));
+        let broad =
+            ["docker", "libvirtd", "keys", "networkmanager", "wireshark", "input", "vboxusers"];
+        for bad in broad.into_iter().chain(["incus", "incus-admin", "nixbld"]) {
+            assert_eq!(AccountName::group(bad).map_err(|r| r.code), Err(Code::BroadGroup), "{bad}");
+        }
     }
 }

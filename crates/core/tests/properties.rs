@@ -4,7 +4,7 @@ mod documents;
 mod judge;
 
 use instances_core::desired::desire;
-use instances_core::facts::HostFacts;
+use instances_core::facts::{HostFacts, NixOs};
 use instances_core::lower::read;
 use instances_core::node::Format;
 use instances_core::spec::Spec;
@@ -75,7 +75,7 @@ proptest! {
     #[test]
     fn the_files_of_an_instance_do_not_depend_on_the_others(document in legal(4)) {
         let (spec, _) = read(&document.json(), Format::Json).unwrap();
-        let facts = HostFacts::default();
+        for facts in [HostFacts::default(), HostFacts { nixos: Some(NixOs::default()), ..HostFacts::default() }] {
         let whole = desire(&spec, &facts);
         let fleet = desire(&Spec::default(), &facts);
         let mut own = 0;
@@ -87,5 +87,6 @@ proptest! {
             }
         }
         prop_assert_eq!(whole.files.len(), fleet.files.len() + own, "two instances share a file");
+        }
     }
 }

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::text::{AbsPath, Argument};
+use crate::text::{AbsPath, Argument, DirectiveText};
 
 /// What is assigned to a directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,11 @@ pub enum Value {
     /// A command line.
     Command(Command),
     /// One environment variable.
-    Variable(&'static str, String),
+    Variable(Cow<'static, str>, String),
     /// `ID:PATH` of `LoadCredential=`.
     Credential(&'static str, String),
+    /// An operator's own text in systemd's syntax.
+    Text(DirectiveText),
 }
 
 /// An entry of `BindPaths=` or `BindReadOnlyPaths=`.
@@ -117,6 +119,11 @@ impl Value {
         Self::Bind(Bind { source: Cow::Borrowed(source), target: None, optional: true })
     }
 
+    /// An environment variable.
+    pub fn variable(name: &'static str, value: impl Into<String>) -> Self {
+        Self::Variable(Cow::Borrowed(name), value.into())
+    }
+
     /// A command line.
     pub fn command<W: Into<Word>>(argv: impl IntoIterator<Item = W>) -> Self {
         Self::Command(Command { prefix: "", argv: argv.into_iter().map(Into::into).collect() })
@@ -151,6 +158,7 @@ impl Value {
                 out.push(':');
                 out.push_str(&specifiers(path));
             }
+            Self::Text(text) => out.push_str(text.as_str()),
         }
     }
 }

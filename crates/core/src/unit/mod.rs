@@ -5,6 +5,8 @@
 
 pub mod escape;
 
+use std::borrow::Cow;
+
 pub use escape::Value;
 
 /// A unit file.
@@ -29,7 +31,7 @@ pub struct Section {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The directive's name.
-    pub directive: &'static str,
+    pub directive: Cow<'static, str>,
     /// What is assigned.
     pub value: Value,
     /// The first systemd version that knows the directive; 0 for those that all supported ones know.
@@ -56,14 +58,14 @@ impl Section {
     /// Adds an assignment.
     #[must_use]
     pub fn set(mut self, directive: &'static str, value: Value) -> Self {
-        self.entries.push(Entry { directive, value, since: 0, why: None });
+        self.entries.push(Entry { directive: directive.into(), value, since: 0, why: None });
         self
     }
 
     /// Adds an assignment with its reason.
     #[must_use]
     pub fn set_why(mut self, directive: &'static str, value: Value, why: &'static str) -> Self {
-        self.entries.push(Entry { directive, value, since: 0, why: Some(why) });
+        self.entries.push(Entry { directive: directive.into(), value, since: 0, why: Some(why) });
         self
     }
 
@@ -99,7 +101,7 @@ impl Unit {
                 if let Some(why) = entry.why {
                     text.extend(["# ", why, "\n"]);
                 }
-                text.extend([entry.directive, "="]);
+                text.extend([&*entry.directive, "="]);
                 entry.value.escape_into(&mut text);
                 text.push('\n');
             }
@@ -120,7 +122,7 @@ mod tests {
             "because",
         );
         section.entries.push(Entry {
-            directive: "PrivatePIDs",
+            directive: "PrivatePIDs".into(),
             value: Value::Yes,
             since: 257,
             why: None,

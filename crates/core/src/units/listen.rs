@@ -6,14 +6,17 @@
 //! a process number from outside the namespace, and the proxy says that it got none.
 
 use crate::facts::HostFacts;
+use crate::layout::SERVER_PORT;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, TARGET, description, sandbox};
+use crate::units::sandbox::{self, Programs};
+use crate::units::{Names, SLICE, TARGET, description, switch};
 
-pub(super) fn socket(instance: &Instance) -> Unit {
+pub(super) fn socket(instance: &Instance, facts: &HostFacts) -> Unit {
     let unit = Section::new("Unit")
         .set("Description", description("Listener", &instance.name))
-        .set("PartOf", Value::word(TARGET));
+        .set("PartOf", Value::word(TARGET))
+        .extend(switch::follows(instance, facts));
     let mut socket = Section::new("Socket")
         .set("ListenStream", Value::words([instance.listen.to_string()]))
         .set_why(
@@ -45,12 +48,13 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
             "clients wait while the server starts, and none is connected to a dead one",
         )
         .set("After", Value::words([names.main()]))
+        .extend(switch::leaves(instance, facts))
         .set_why(
             "StartLimitIntervalSec",
             Value::Number(0),
             "a failing start must not close the port for good",
         );
-    let target = format!("127.0.0.1:{}", instance.listen.port());
+    let target = format!("127.0.0.1:{SERVER_PORT}");
     let service = Section::new("Service")
         .set("Type", Value::word("notify"))
         .set(
@@ -73,7 +77,7 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         )
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts))
+        .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
         .set_why(
             "BindReadOnlyPaths",
             Value::bind("/run/systemd/notify"),

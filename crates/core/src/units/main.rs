@@ -1,11 +1,14 @@
 //! `opencode-NAME.service`: the server under its supervisor, in the full sandbox.
 
+use std::borrow::Cow;
+
 use crate::facts::HostFacts;
-use crate::layout::AUTH_ROOT;
-use crate::spec::Instance;
+use crate::layout::{AUTH_ROOT, SERVER_PORT};
+use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, TARGET, description, sandbox};
+use crate::units::sandbox::{self, Programs};
+use crate::units::{NO_GENERATION, Names, SLICE, TARGET, description, switch};
 
 /// What the server should not do on its own; see `docs/units.md` for what each one stops.
 const QUIET: &[(&str, &str)] = &[
@@ -77,10 +80,11 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("WorkingDirectory", Value::Path(instance.directory.clone()));
     section = environment(section, instance, facts);
     if instance.auth_enable {
-        let path = format!("{AUTH_ROOT}/{}/password", instance.name);
+        let made = format!("{AUTH_ROOT}/{}/password", instance.name);
+        let path = instance.auth_password_file.as_ref().map_or(made, AbsPath::to_string);
         section = section.set("LoadCredential", Value::Credential("password", path));
     }
-    section = section
+    section
         .extend(sandbox::namespace(names))
         .set_why(
             "RestrictAddressFamilies",
@@ -88,33 +92,37 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             "the server and its tools are network programs; the namespace decides how far they reach",
         )
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts))
-        .extend(sandbox::minimal_etc(instance))
+        .extend(sandbox::empty_root(instance, facts, Programs::Agent))
+        .extend(sandbox::minimal_etc(instance, facts))
         .extend(sandbox::messages(facts))
         .set_why(
             "TemporaryFileSystem",
             Value::word("/dev/shm:mode=1777,nosuid,nodev,size=25%"),
             "the host's /dev/shm would be shared with every other instance",
-        );
-    if !instance.package.as_str().starts_with("/usr/") && instance.package.as_str() != "/usr" {
-        section = section.set("BindReadOnlyPaths", Value::bind(instance.package.as_str()));
-    }
-    section.set_why(
-        "BindPaths",
-        Value::bind(instance.directory.as_str()),
-        "the project; with the state directory the only place that the agent can write to",
-    )
+        )
+        .set_why(
+            "BindPaths",
+            Value::bind(instance.directory.as_str()),
+            "the project; with the state directory the only place that the agent can write to",
+        )
+        .extend(switch::server(instance, facts))
 }
 
 /// The supervisor and, after `--`, the server's whole command line.
 fn command(instance: &Instance, facts: &HostFacts) -> Value {
-    let port = instance.listen.port().to_string();
+    let port = SERVER_PORT.to_string();
     let mut argv: Vec<Word> = vec![
         facts.engine.as_str().into(),
         "supervise".into(),
+        "--generation".into(),
+        NO_GENERATION.into(),
         "--port".into(),
         port.as_str().into(),
     ];
+    let path = path(instance, facts);
+    if !path.is_empty() {
+        argv.extend(["--path".into(), path.into()]);
+    }
     if instance.auth_enable {
         argv.push("--password".into());
     }
@@ -126,16 +134,34 @@ fn command(instance: &Instance, facts: &HostFacts) -> Value {
     Value::command(argv)
 }
 
+/// The prefixes that go in front of the inherited `PATH`.
+fn path(instance: &Instance, facts: &HostFacts) -> String {
+    let mut prefixes: Vec<&str> = instance.path.iter().map(AbsPath::as_str).collect();
+    if let Some(nixos) = &facts.nixos {
+        prefixes.extend(nixos.path.iter().map(AbsPath::as_str));
+        prefixes.extend(nixos.nix.iter().filter(|_| instance.nix_enable).map(AbsPath::as_str));
+    }
+    prefixes.join(":")
+}
+
 fn environment(mut section: Section, instance: &Instance, facts: &HostFacts) -> Section {
-    section = section
-        .set("Environment", Value::Variable("HOME", instance.state_dir.as_str().to_owned()))
-        .set_why(
+    section =
+        section.set("Environment", Value::variable("HOME", instance.state_dir.as_str())).set_why(
             "Environment",
-            Value::Variable("SHELL", facts.shell.to_string()),
+            Value::variable("SHELL", facts.shell.as_str()),
             "a service user's own shell is nologin, which the agent's tools would run",
         );
     for (name, value) in QUIET {
-        section = section.set("Environment", Value::Variable(name, (*value).to_owned()));
+        section = section.set("Environment", Value::variable(name, *value));
+    }
+    if instance.nix_enable {
+        section = section.set("Environment", Value::variable("NIX_REMOTE", "daemon"));
+    }
+    let Some(nixos) = &facts.nixos else { return section };
+    let loader = instance.nix_ld_enable.then_some(&nixos.nix_ld.environment);
+    for (name, value) in nixos.environment.iter().chain(loader.into_iter().flatten()) {
+        let variable = Value::Variable(Cow::Owned(name.clone()), value.clone());
+        section = section.set("Environment", variable);
     }
     section
 }

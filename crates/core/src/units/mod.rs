@@ -6,12 +6,15 @@
 //! | `opencode-setup@NAME.service` | the instance's user | makes the directories of an empty HOME |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
+//! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
+//! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
 
 mod listen;
 mod main;
 mod net;
 pub(crate) mod sandbox;
 mod setup;
+mod switch;
 
 use crate::facts::HostFacts;
 use crate::layout::{CONFIG_DIR, NETNS_DIR, RUNTIME_DIR};
@@ -53,7 +56,17 @@ impl Names<'_> {
         format!("opencode-listen@{}.service", self.0)
     }
 
-    /// Every unit, in the order in which they stop.
+    /// `opencode-endpoint@NAME.service`, on NixOS.
+    pub fn endpoint(self) -> String {
+        format!("opencode-endpoint@{}.service", self.0)
+    }
+
+    /// `opencode-identity@NAME.service`, on NixOS.
+    pub fn identity(self) -> String {
+        format!("opencode-identity@{}.service", self.0)
+    }
+
+    /// Every unit that is on every host, in the order in which they stop.
     pub fn all(self) -> [String; 5] {
         [self.socket(), self.proxy(), self.main(), self.setup(), self.net()]
     }
@@ -84,22 +97,34 @@ impl Names<'_> {
     }
 }
 
-/// The five units of an instance.
-pub fn of_instance(instance: &Instance, facts: &HostFacts) -> [Unit; 5] {
-    [
-        main::unit(instance, facts),
-        setup::unit(instance, facts),
-        net::unit(instance, facts),
-        listen::socket(instance),
+pub(crate) use switch::RELOADS;
+
+/// Stands where the main unit names its own generation, until that is known.
+pub(crate) const NO_GENERATION: &str = "0000000000000000";
+
+/// The units of an instance; `rules` is the text of its policy.
+pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<Unit> {
+    let overrides = &instance.unit_overrides;
+    let socket = listen::socket(instance, facts);
+    let mut units = Vec::with_capacity(7);
+    units.extend(switch::endpoint(instance, facts, &socket));
+    units.extend(switch::identity(instance, facts));
+    units.extend([
+        overrides.main.apply(main::unit(instance, facts)),
+        overrides.setup.apply(setup::unit(instance, facts)),
+        switch::watches(overrides.net.apply(net::unit(instance, facts)), facts, rules),
+        socket,
         listen::proxy(instance, facts),
-    ]
+    ]);
+    units
 }
 
 /// The target and the slice.
-pub fn of_fleet(spec: &Spec) -> [Unit; 2] {
+pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 2] {
     let started = spec.enabled().filter(|instance| instance.auto_start).flat_map(|instance| {
         let names = Names(&instance.name);
-        [names.main(), names.socket()]
+        let endpoint = facts.nixos.is_some().then(|| names.endpoint());
+        [Some(names.main()), Some(names.socket()), endpoint].into_iter().flatten()
     });
     let mut unit = Section::new("Unit").set("Description", Value::word("opencode servers"));
     for name in started {

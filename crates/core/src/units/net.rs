@@ -5,13 +5,14 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, TARGET, description};
+use crate::units::{Names, SLICE, TARGET, description, switch};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
     let unit = Section::new("Unit")
         .set("Description", description("Network namespace", &instance.name))
-        .set("PartOf", Value::word(TARGET));
+        .set("PartOf", Value::word(TARGET))
+        .extend(switch::belongs(instance, facts));
     Unit { name: names.net(), sections: vec![unit, service(instance, facts)] }
 }
 
@@ -72,9 +73,11 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("DevicePolicy", Value::word("closed"))
         .set("LimitCORE", Value::Number(0))
         .set("UMask", Value::word("0077"))
+        .extend(switch::namespace(instance, facts))
 }
 
-/// Accounts that have names inside, and the password if there is to be one.
+/// Accounts that have names inside, and the password if there is to be one: made, or the operator's
+/// own, whose file is refused before the server's unit, which needs this one, hands it over.
 fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
     // passwd(5) cannot hold a colon. Programs go by the variable HOME before they look there.
     let home = Some(instance.state_dir.as_str()).filter(|path| !path.contains(':'));
@@ -90,6 +93,8 @@ fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
         home.unwrap_or("/nonexistent"),
         "--shell",
         facts.shell.as_str(),
+        "--getent",
+        facts.getent.as_str(),
     ]
     .map(Word::from)
     .to_vec();
@@ -98,7 +103,10 @@ fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
         argv.push(group.as_str().into());
     }
     if instance.auth_enable {
-        argv.push("--password".into());
+        match &instance.auth_password_file {
+            Some(file) => argv.extend(["--password-file".into(), file.as_str().into()]),
+            None => argv.push("--password".into()),
+        }
     }
     argv
 }

@@ -1,20 +1,20 @@
 //! The sandbox that the main, the setup and the proxy unit share, one directive each with its reason.
 
-use crate::facts::HostFacts;
-use crate::spec::Instance;
+use crate::facts::{HostFacts, NixOs, StoreBind};
+use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
 use crate::units::Names;
 
 fn entry(directive: &'static str, value: Value) -> Entry {
-    Entry { directive, value, since: 0, why: None }
+    Entry { directive: directive.into(), value, since: 0, why: None }
 }
 
 fn since(version: u32, directive: &'static str, value: Value) -> Entry {
-    Entry { directive, value, since: version, why: None }
+    Entry { directive: directive.into(), value, since: version, why: None }
 }
 
 fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
-    Entry { directive, value, since: 0, why: Some(reason) }
+    Entry { directive: directive.into(), value, since: 0, why: Some(reason) }
 }
 
 /// What every unprivileged unit gives up.
@@ -105,11 +105,20 @@ const ETC: &[&str] = &[
 const HIDDEN: &str = "-+/sys/block -+/sys/bus -+/sys/class -+/sys/dev -+/sys/devices/pci0000:00 \
      -+/sys/devices/platform -+/sys/devices/virtual -+/sys/firmware -+/sys/module";
 
+/// Whose programs a sandbox shows.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Programs {
+    /// The server's, its tools' and the operator's.
+    Agent,
+    /// The proxy's alone, where the host can tell them apart.
+    Proxy,
+}
+
 /// An empty root with the system's programs in it.
 ///
 /// A directory of its own and not `TemporaryFileSystem=/`: `ProtectSystem=strict` claims `/` too,
 /// and systemd then drops the file system without a word and shows the whole host.
-pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
+pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Programs) -> Vec<Entry> {
     let names = Names(&instance.name);
     let mut entries = vec![
         entry("RootDirectory", Value::words([names.root()])),
@@ -119,23 +128,19 @@ pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
             "no /run of its own and no journal sockets in it; the lines above mount the rest",
         ),
         since(257, "BindLogSockets", Value::word("no")),
-        why(
-            "BindReadOnlyPaths",
-            Value::bind("/usr"),
-            "the host's programs are the tools; with this program, all that is seen of the host",
-        ),
         Entry {
-            directive: "MemoryPressureWatch",
+            directive: "MemoryPressureWatch".into(),
             value: Value::word("off"),
             since: 254,
             why: Some("a privileged ExecStop= would look for its file below /sys, and find none"),
         },
     ];
-    let optional = |path: &&'static str| entry("BindReadOnlyPaths", Value::bind_optional(path));
-    entries.extend(SYSTEM.iter().map(optional));
-    entries.push(optional(&"/etc/ld.so.cache"));
-    if !facts.engine.as_str().starts_with("/usr/") {
-        entries.push(entry("BindReadOnlyPaths", Value::bind(facts.engine.as_str())));
+    entries.extend(match &facts.nixos {
+        Some(nixos) => store(instance, nixos, programs),
+        None => usr(facts),
+    });
+    if programs == Programs::Agent {
+        entries.extend(tools(instance, facts));
     }
     entries.push(why(
         "InaccessiblePaths",
@@ -145,8 +150,72 @@ pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
     entries
 }
 
+/// The programs of a distribution with a merged `/usr`.
+fn usr(facts: &HostFacts) -> Vec<Entry> {
+    let optional = |path: &&'static str| entry("BindReadOnlyPaths", Value::bind_optional(path));
+    let mut entries = vec![why(
+        "BindReadOnlyPaths",
+        Value::bind("/usr"),
+        "the host's programs are the tools; with this program, all that is seen of the host",
+    )];
+    entries.extend(SYSTEM.iter().map(optional));
+    entries.push(optional(&"/etc/ld.so.cache"));
+    if !facts.engine.as_str().starts_with("/usr/") {
+        entries.push(entry("BindReadOnlyPaths", Value::bind(facts.engine.as_str())));
+    }
+    entries
+}
+
+/// The store paths that the programs of a NixOS host need, and none of its other paths: those of
+/// another instance, with its settings, would be among them.
+fn store(instance: &Instance, nixos: &NixOs, programs: Programs) -> Vec<Entry> {
+    let paths = match programs {
+        // With the daemon comes the whole store.
+        Programs::Agent if instance.nix_enable => &[][..],
+        Programs::Agent => &nixos.agent,
+        Programs::Proxy => &nixos.proxy,
+    };
+    let mut entries: Vec<Entry> =
+        paths.iter().map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str()))).collect();
+    if let Some(first) = entries.first_mut() {
+        first.why = Some("what the programs need of the store, and nothing else of it");
+    }
+    if programs == Programs::Agent {
+        let loader = if instance.nix_ld_enable { &nixos.nix_ld.binds[..] } else { &[] };
+        let bound = |bind: &StoreBind| {
+            entry("BindReadOnlyPaths", Value::bind_to(bind.source.as_str(), bind.target.as_str()))
+        };
+        entries.extend(nixos.binds.iter().chain(loader).map(bound));
+    }
+    entries
+}
+
+/// What the operator's options `package`, `path` and `nix.enable` show, where it is not part of the
+/// system's programs.
+fn tools(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
+    let of_system = |path: &AbsPath| {
+        let (path, store) = (path.as_str(), facts.nixos.is_some() || instance.nix_enable);
+        path == "/usr" || path.starts_with("/usr/") || (store && path.starts_with("/nix/store/"))
+    };
+    let mut entries: Vec<Entry> = std::iter::once(&instance.package)
+        .chain(&instance.path)
+        .filter(|path| !of_system(path))
+        .map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str())))
+        .collect();
+    if instance.nix_enable {
+        entries.push(why(
+            "BindReadOnlyPaths",
+            Value::bind("/nix/store"),
+            "nix.enable: what the daemon builds appears here, beside everything else of the store",
+        ));
+        entries.push(entry("BindReadOnlyPaths", Value::bind("/nix/var/nix/daemon-socket")));
+        entries.push(entry("BindReadOnlyPaths", Value::bind_optional("/etc/nix/nix.conf")));
+    }
+    entries
+}
+
 /// What the agent needs of `/etc`: accounts of its own, the host's certificates and time zone.
-pub(crate) fn minimal_etc(instance: &Instance) -> Vec<Entry> {
+pub(crate) fn minimal_etc(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
     let names = Names(&instance.name);
     let own = |file: &str| {
         Value::bind_to(&format!("{}/etc/{file}", names.config_dir()), &format!("/etc/{file}"))
@@ -166,11 +235,13 @@ pub(crate) fn minimal_etc(instance: &Instance) -> Vec<Entry> {
     entries.extend(
         ["resolv.conf", "hosts", "gitconfig"].map(|file| entry("BindReadOnlyPaths", own(file))),
     );
-    entries.extend(
-        ETC.iter()
-            .filter(|path| **path != "/etc/ld.so.cache")
-            .map(|path| entry("BindReadOnlyPaths", Value::bind_optional(path))),
-    );
+    if facts.nixos.is_none() {
+        entries.extend(
+            ETC.iter()
+                .filter(|path| **path != "/etc/ld.so.cache")
+                .map(|path| entry("BindReadOnlyPaths", Value::bind_optional(path))),
+        );
+    }
     entries
 }
 

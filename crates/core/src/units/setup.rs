@@ -4,7 +4,8 @@
 use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, description, sandbox};
+use crate::units::sandbox::{self, Programs};
+use crate::units::{Names, SLICE, description};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -25,10 +26,10 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-setup@{}", instance.name)]))
         .extend(sandbox::identity(instance))
-        .set("Environment", Value::Variable("HOME", instance.state_dir.as_str().to_owned()))
+        .set("Environment", Value::variable("HOME", instance.state_dir.as_str()))
         .extend(sandbox::namespace(names))
         .set("RestrictAddressFamilies", Value::word("AF_UNIX"))
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts));
+        .extend(sandbox::empty_root(instance, facts, Programs::Agent));
     Unit { name: names.setup(), sections: vec![unit, service] }
 }

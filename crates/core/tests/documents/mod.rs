@@ -1,5 +1,6 @@
 //! Generated specifications: legal ones, and documents that are almost specifications.
 
+use instances_core::raw::OPTIONS;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -15,12 +16,31 @@ impl Document {
         self.0.to_string()
     }
 
-    /// As TOML, with inline tables below the first level. `null` becomes a date, which no option
-    /// takes either.
+    /// As TOML, with inline tables below the first level. An option that is `null` is left out; any
+    /// other `null` becomes a date, which is refused as well.
     pub(crate) fn toml(&self) -> String {
-        let Value::Object(entries) = &self.0 else { unreachable!("a document is a table") };
+        let mut document = self.0.clone();
+        if let Some(defaults) = document.get_mut("defaults") {
+            leave_out_unset(defaults, "");
+        }
+        if let Some(Value::Object(instances)) = document.get_mut("instances") {
+            instances.values_mut().for_each(|options| leave_out_unset(options, ""));
+        }
+        let Value::Object(entries) = &document else { unreachable!("a document is a table") };
         entries.iter().map(|(key, value)| format!("{} = {}\n", quote(key), inline(value))).collect()
     }
+}
+
+/// Removes what is `null` among the options below `prefix`.
+fn leave_out_unset(options: &mut Value, prefix: &str) {
+    let Value::Object(entries) = options else { return };
+    let group = |key: &str| format!("{prefix}{key}.");
+    let known = |key: &str| {
+        let (option, group) = (format!("{prefix}{key}"), group(key));
+        OPTIONS.iter().any(|one| one.key == option || one.key.starts_with(&group))
+    };
+    entries.retain(|key, value| !(value.is_null() && known(key)));
+    entries.iter_mut().for_each(|(key, value)| leave_out_unset(value, &group(key)));
 }
 
 fn inline(value: &Value) -> String {
@@ -74,6 +94,11 @@ fn argument() -> impl Strategy<Value = String> {
     ]
 }
 
+/// What `unitOverrides` takes: one line that neither begins with a quote nor ends in a backslash.
+fn directive_value() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), "[!#-&(-~é][ -~é]{0,10}[!-\\[\\]-~é]"]
+}
+
 /// The options of the instance with this number, which are legal beside those of any other.
 fn legal_options(number: usize) -> impl Strategy<Value = Value> {
     let directory = path("/srv").prop_map(move |path| format!("{path}/{number}/d{number}"));
@@ -85,7 +110,10 @@ fn legal_options(number: usize) -> impl Strategy<Value = Value> {
     let package = option::of(prop_oneof![Just("/usr/bin/opencode"), Just("/opt/opencode 1/bin")]);
     let lists = (vec(argument(), 0..4), vec(account(), 0..3), option::of(account()));
     let flags = (option::of(any::<bool>()), option::of(any::<bool>()));
-    (directory, state, address, level, package, lists, flags).prop_map(
+    let tools =
+        vec(prop_oneof![Just("/opt/node-22"), Just("/opt/my tools/é"), Just("/usr/local")], 0..3);
+    let overrides = (vec(directive_value(), 0..3), directive_value(), any::<bool>());
+    (directory, state, address, level, package, lists, flags, (tools, overrides)).prop_map(
         move |(
             directory,
             state,
@@ -94,11 +122,18 @@ fn legal_options(number: usize) -> impl Strategy<Value = Value> {
             package,
             (args, groups, group),
             (enable, start),
+            (tools, (lines, line, stays)),
         )| {
             let mut options = Map::new();
             options.insert("directory".into(), json!(directory));
             options.insert("listen".into(), json!({ "address": address, "port": port }));
             options.insert("extraArgs".into(), json!(args));
+            options.insert("path".into(), json!(tools));
+            options.insert("restartOnSwitch".into(), json!(stays));
+            let main =
+                json!({ "EnvironmentFile": lines, "MemoryMax": 7, "NoNewPrivileges": false });
+            let overrides = json!({ "main": main, "net": { "X-Note": line } });
+            options.insert("unitOverrides".into(), overrides);
             options.insert("extraGroups".into(), json!(groups));
             let mut set = |key: &str, value: Option<Value>| {
                 if let Some(value) = value {

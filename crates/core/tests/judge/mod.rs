@@ -63,7 +63,8 @@ fn well_formed(desired: &Desired) {
             }
             assert!(in_section, "{path}: {line:?} is in no section");
             let (key, value) = line.split_once('=').unwrap_or_default();
-            let legal = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric());
+            let legal =
+                !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             assert!(legal, "{path}: {line:?}");
             assert!(!value.starts_with(['"', '\'']), "{path}: {line:?}");
             assert!(!value.starts_with(char::is_whitespace), "{path}: {line:?}");
