@@ -10,6 +10,8 @@ pub(crate) const STATUSES: &str =
     "Exit status: 0 done, 1 failed, 2 usage, 3 invalid specification, 4 finding.";
 
 /// Where the specification is looked for when none is named.
+///
+/// On NixOS it is the one that the configuration wrote.
 pub(crate) const DEFAULT_SPEC: &str = "/etc/opencode-instances/instances.toml";
 
 /// Hosts many isolated opencode servers on one Linux machine.
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     /// Write an instance's accounts and password [called by units]
     #[command(hide = true)]
     Prepare(Prepare),
+    /// Render the units of one instance, or of the fleet, as a builder of Nix [called by the module]
+    #[command(hide = true)]
+    Nixos,
     /// Ask a process to end and wait for it [called by units]
     #[command(hide = true)]
     Terminate {
@@ -255,6 +260,9 @@ pub(crate) struct Prepare {
     /// Its group
     #[arg(long)]
     pub(crate) group: String,
+    /// The program that asks for the numbers of accounts
+    #[arg(long, default_value = "getent")]
+    pub(crate) getent: PathBuf,
     /// A further group; may be repeated
     #[arg(long = "extra-group")]
     pub(crate) extra_groups: Vec<String>,
@@ -265,6 +273,9 @@ pub(crate) struct Prepare {
     #[arg(long)]
     pub(crate) shell: String,
     /// Make a password unless there is one
-    #[arg(long)]
+    #[arg(long, conflicts_with = "password_file")]
     pub(crate) password: bool,
+    /// Refuse this password file unless only root can change what it holds
+    #[arg(long)]
+    pub(crate) password_file: Option<PathBuf>,
 }

@@ -71,6 +71,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Setup => cmd::unit::setup(),
         Command::Net(net) => cmd::unit::net(net),
         Command::Prepare(args) => cmd::unit::prepare(&args),
+        Command::Nixos => cmd::nixos::run(),
         Command::Terminate { pid } => cmd::unit::terminate(pid),
     }
 }

@@ -6,11 +6,14 @@ use std::io::Read as _;
 use std::path::Path;
 
 use instances_core::desired::{Desired, desire};
-use instances_core::diagnostic::Diagnostic;
+use instances_core::diagnostic::{Diagnostic, Severity};
 use instances_core::facts::HostFacts;
+use instances_core::layout::{NIXOS_FACTS, NIXOS_SPEC};
 use instances_core::lower::read;
 use instances_core::node::Format;
 use instances_core::spec::Spec;
+use instances_core::suited;
+use instances_sys::files::Root;
 
 use crate::args;
 use crate::exit::Exit;
@@ -22,6 +25,8 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Reads the text.
 pub(crate) fn source(path: &Path) -> Result<Source, Box<dyn Error>> {
+    let declared = path == Path::new(args::DEFAULT_SPEC) && is_nixos();
+    let path = if declared { Path::new(NIXOS_SPEC) } else { path };
     let piped = path == Path::new("-");
     let name = if piped { "standard input".to_owned() } else { path.display().to_string() };
     let refuse = |error: std::io::Error| format!("cannot read the specification {name}: {error}");
@@ -43,9 +48,25 @@ pub(crate) fn judge(source: &Source) -> Result<(Spec, Vec<Diagnostic>), Vec<Diag
     read(&source.text, Format::of(&source.name))
 }
 
+/// Whether the host's NixOS configuration installs the units.
+fn is_nixos() -> bool {
+    Path::new(NIXOS_FACTS).exists()
+}
+
+/// Refuses to do on a NixOS host what only its configuration does.
+pub(crate) fn not_nixos(root: &Root) -> Result<(), Box<dyn Error>> {
+    if !root.is_host() || !is_nixos() {
+        return Ok(());
+    }
+    Err("this host's NixOS configuration declares its instances: change `services.opencode` there \
+         and run `nixos-rebuild switch`; the units are in /etc/systemd/system"
+        .into())
+}
+
 /// What the host is.
 pub(crate) fn facts(host: &args::Host) -> Result<HostFacts, Box<dyn Error>> {
-    if let Some(path) = &host.facts {
+    let declared = (host.systemd.is_none() && is_nixos()).then_some(Path::new(NIXOS_FACTS));
+    if let Some(path) = host.facts.as_deref().or(declared) {
         let text = fs::read_to_string(path)
             .map_err(|error| format!("cannot read the facts {}: {error}", path.display()))?;
         let facts: HostFacts = serde_json::from_str(&text)
@@ -59,16 +80,24 @@ pub(crate) fn facts(host: &args::Host) -> Result<HostFacts, Box<dyn Error>> {
     Ok(facts.supported()?)
 }
 
-/// Everything that should be on the host; findings are printed, and refuse with [`Exit::Invalid`].
+/// Everything that should be on the host, and the facts that it was rendered for; findings are
+/// printed, and refuse with [`Exit::Invalid`].
 pub(crate) fn desired(
     spec: &args::Spec,
     host: &args::Host,
-) -> Result<Result<Desired, Exit>, Box<dyn Error>> {
+) -> Result<Result<(Desired, HostFacts), Exit>, Box<dyn Error>> {
     let source = source(&spec.spec)?;
     match judge(&source) {
         Ok((spec, warnings)) => {
             print(&source, &warnings);
-            Ok(Ok(desire(&spec, &facts(host)?)))
+            let facts = facts(host)?;
+            let unsuited = suited::judge(&spec, &facts);
+            print(&source, &unsuited);
+            if unsuited.iter().any(|one| one.severity() == Severity::Error) {
+                out::note(refused(&source, &unsuited));
+                return Ok(Err(Exit::Invalid));
+            }
+            Ok(Ok((desire(&spec, &facts), facts)))
         }
         Err(findings) => {
             print(&source, &findings);
@@ -88,11 +117,17 @@ pub(crate) fn print(source: &Source, findings: &[Diagnostic]) {
 
 /// The closing line when a specification is refused.
 pub(crate) fn refused(source: &Source, findings: &[Diagnostic]) -> String {
-    let code = findings.first().map_or("E0101", |finding| finding.code.as_str());
+    let mut codes = errors(findings).map(|finding| finding.code.as_str());
+    let code = codes.next().unwrap_or("E0101");
+    let count = codes.count() + 1;
+    let s = if count == 1 { "" } else { "s" };
     format!(
-        "{} is refused with {} finding{}; `opencode-instances explain {code}` tells more",
+        "{} is refused with {count} finding{s}; `opencode-instances explain {code}` tells more",
         source.name,
-        findings.len(),
-        if findings.len() == 1 { "" } else { "s" }
     )
+}
+
+/// What refuses the specification, without what is only remarked.
+pub(crate) fn errors(findings: &[Diagnostic]) -> impl Iterator<Item = &Diagnostic> {
+    findings.iter().filter(|finding| finding.severity() == Severity::Error)
 }

@@ -17,6 +17,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
+use crate::trust;
+
 /// How many random bytes a password has.
 const BYTES: usize = 32;
 
@@ -26,6 +28,7 @@ const FILE: &str = "password";
 const NEW: &str = ".password.new";
 /// Longer than any password.
 const MAX: u64 = 4096;
+const TOO_LONG: &str = "it is too long";
 
 /// A password. Never shown by `Debug`; there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -78,6 +81,19 @@ pub enum Error {
         /// What it holds instead.
         what: &'static str,
     },
+    /// The file that `auth.passwordFile` names is not a password.
+    #[error(
+        "{path}, which auth.passwordFile names, holds no password ({what}); write one line to it"
+    )]
+    OfOperator {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        what: &'static str,
+    },
+    /// The file that `auth.passwordFile` names could be replaced by somebody else than root.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     /// The kernel refused.
     #[error("cannot {action} {path}; run as root, and check that its file system is writable")]
     Io {
@@ -89,6 +105,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Whether it only says that the caller is not root.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
 }
 
 /// Makes sure that `NAME` has a password below `root`, usually `AUTH_ROOT`.
@@ -121,13 +144,51 @@ pub fn read(root: &Path, name: &InstanceName) -> Result<Password, Error> {
     let directory = open_directory(fs::CWD, &place.directory, &place.directory)?;
     let unusable = |what| Error::Unusable { path: place.path(), what };
     let bytes = place.content(directory.as_fd())?.ok_or_else(|| unusable("there is no file"))?;
-    if is_remnant(&bytes) {
-        return Err(unusable("it was cut short"));
+    parse(bytes).map_err(unusable)
+}
+
+/// Reads the operator's own password file, as systemd does: links in it are followed, when only root
+/// can change them.
+pub fn read_file(path: &Path) -> Result<Password, Error> {
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    trust::password_file(path).map_err(|error| match error {
+        trust::Error::Look(_, source) => io(source),
+        error => error.into(),
+    })?;
+    read_line(path)
+}
+
+/// Reads a file that may be anything, without waiting for anybody.
+fn read_line(path: &Path) -> Result<Password, Error> {
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let failed = |errno: Errno| io(errno.into());
+    let unusable = |what| Error::OfOperator { path: path.to_owned(), what };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let stat = fs::fstat(&opened).map_err(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(unusable("it is not a file"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| unusable("it is not text"))?;
+    let bytes = at_most(MAX, opened).map_err(io)?.ok_or_else(|| unusable(TOO_LONG))?;
+    parse(bytes).map_err(unusable)
+}
+
+/// The whole content, or nothing when it is longer.
+fn at_most(max: u64, file: OwnedFd) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::from(file).take(max + 1).read_to_end(&mut bytes)?;
+    Ok(u64::try_from(bytes.len()).is_ok_and(|length| length <= max).then_some(bytes))
+}
+
+/// The one line that a password file holds.
+fn parse(bytes: Vec<u8>) -> Result<Password, &'static str> {
+    if is_remnant(&bytes) {
+        return Err("it was cut short");
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "it is not text")?;
     let password = text.trim_end_matches(['\n', '\r']);
     if password.contains(char::is_control) {
-        return Err(unusable("it has more than one line"));
+        return Err("it has more than one line");
     }
     Ok(Password(password.to_owned()))
 }
@@ -169,13 +230,9 @@ impl Place {
         if stat.st_mode & 0o077 != 0 {
             fs::fchmod(&opened, Mode::from_raw_mode(0o600)).map_err(failed)?;
         }
-        let mut bytes = Vec::new();
-        let mut limited = File::from(opened).take(MAX + 1);
-        limited.read_to_end(&mut bytes).map_err(|source| self.io("read", source))?;
-        if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX) {
-            return Err(Error::Unusable { path: self.path(), what: "it is too long" });
-        }
-        Ok(Some(bytes))
+        let bytes = at_most(MAX, opened).map_err(|source| self.io("read", source))?;
+        let too_long = || Error::Unusable { path: self.path(), what: TOO_LONG };
+        bytes.ok_or_else(too_long).map(Some)
     }
 }
 
@@ -253,7 +310,7 @@ fn untrusted(path: &Path, what: &'static str, remedy: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ensured, NEW, ensure, read};
+    use super::{Ensured, MAX, NEW, ensure, read, read_file, read_line};
     use instances_core::spec::InstanceName;
     use std::fs;
     use std::io::Write as _;
@@ -380,6 +437,30 @@ mod tests {
         chown(&file, Some(0), None).unwrap();
         chown(root.join("foo"), Some(1), None).unwrap();
         assert!(read(&root, &name("foo")).unwrap_err().to_string().contains("another user"));
+    }
+
+    #[test]
+    fn an_operators_file_is_read_whole_or_not_at_all() {
+        let guard = tempfile::tempdir().unwrap();
+        let file = guard.path().join("file");
+        let read = |content: &str| {
+            fs::write(&file, content).unwrap();
+            read_line(&file).map(|password| password.expose().len()).map_err(|e| e.to_string())
+        };
+        let most = usize::try_from(MAX).unwrap();
+        assert_eq!(read(&format!("{}\n", "x".repeat(most - 1))), Ok(most - 1));
+        assert!(read(&"x".repeat(most + 1)).unwrap_err().contains("it is too long"));
+        assert!(read("two\nlines").unwrap_err().contains("more than one line"));
+        // What has no end, and what nobody writes to.
+        let fifo = guard.path().join("fifo");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for odd in [&fifo, Path::new("/dev/zero"), guard.path()] {
+            let message = read_line(odd).unwrap_err().to_string();
+            assert!(message.contains("it is not a file"), "{message}");
+        }
+        // Below a directory where everybody can write, nothing is read.
+        assert!(read_file(&file).unwrap_err().to_string().contains("cannot be trusted"));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn observe() -> Result<HostFacts, Error> {
         ),
         (&mut facts.nft, &["/usr/sbin/nft", "/usr/bin/nft"]),
         (&mut facts.shell, &["/bin/bash", "/bin/sh"]),
+        (&mut facts.getent, &["/usr/bin/getent", "/bin/getent"]),
     ] {
         let found = places.iter().find(|place| Path::new(place).exists());
         if let Some(path) = found.and_then(|place| AbsPath::new(place).ok()) {

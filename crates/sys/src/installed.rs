@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
 use instances_core::desired::{Content, Effect};
 use instances_core::layout::CONFIG_DIR;
@@ -75,6 +76,12 @@ pub struct Record {
     pub auto_start: bool,
     /// Whether the server asks for a password.
     pub auth_enable: bool,
+    /// The operator's own password file.
+    #[serde(default)]
+    pub auth_password_file: Option<PathBuf>,
+    /// The generation of the main unit, which the running server was told as well.
+    #[serde(default)]
+    pub generation: String,
 }
 
 #[derive(Deserialize)]
@@ -159,9 +166,18 @@ pub fn instances(root: &Root) -> Result<Vec<Record>, Error> {
 
 /// The installed instance of that name.
 pub fn instance(root: &Root, name: &str) -> Result<Record, Error> {
-    let mut all = instances(root)?;
-    if let Some(index) = all.iter().position(|record| record.name.as_str() == name) {
-        return Ok(all.swap_remove(index));
+    find(&instances(root)?, name)
+}
+
+/// The installed instances of those names, in their order.
+pub fn named(root: &Root, names: &[String]) -> Result<Vec<Record>, Error> {
+    let all = instances(root)?;
+    names.iter().map(|name| find(&all, name)).collect()
+}
+
+fn find(all: &[Record], name: &str) -> Result<Record, Error> {
+    if let Some(record) = all.iter().find(|record| record.name.as_str() == name) {
+        return Ok(record.clone());
     }
     let names: Vec<&str> = all.iter().map(|record| record.name.as_str()).collect();
     let hint = match instances_core::raw::nearest(name, &names) {

@@ -15,3 +15,4 @@ pub mod supervise;
 pub mod systemctl;
 pub mod terminate;
 pub mod trust;
+mod way;

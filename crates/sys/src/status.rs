@@ -1,7 +1,7 @@
 //! What is: each installed instance as systemd, and the server itself, see it.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
-use crate::{auth, http};
+use crate::{auth, http, trust};
 
 /// How long a healthy server may take to answer; one that starts is not asked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ pub struct Status {
     pub memory: Option<u64>,
     /// How often systemd restarted it since it was last started.
     pub restarts: u32,
+    /// Whether the server runs as it was declared before: a restart makes it as it is declared now.
+    pub pending_restart: bool,
     /// What the server or systemd says: a phase, or why it failed.
     pub reason: String,
 }
@@ -108,6 +110,7 @@ fn status(record: &Record, units: &[Properties]) -> Status {
         pid: text(main, "MainPID").parse().ok().filter(|pid| *pid != 0),
         memory: text(main, "MemoryCurrent").parse().ok(),
         restarts: text(main, "NRestarts").parse().unwrap_or(0),
+        pending_restart: false,
         reason: reason(record, state, main, setup, net),
     };
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
@@ -117,7 +120,21 @@ fn status(record: &Record, units: &[Properties]) -> Status {
     if state == State::Running && listening {
         ask(record, &mut status);
     }
+    if state == State::Running && status.pid.is_some_and(|pid| runs_another(record, pid)) {
+        status.pending_restart = true;
+        let name = &record.name;
+        let words = format!("pending restart: `opencode-instances restart {name}`");
+        let reason = std::mem::take(&mut status.reason);
+        status.reason = if reason.is_empty() { words } else { format!("{words}; {reason}") };
+    }
     status
+}
+
+/// Whether the supervisor was told another generation than the installed one.
+fn runs_another(record: &Record, pid: u32) -> bool {
+    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != b"--generation");
+    words.nth(1).is_some_and(|generation| generation != record.generation.as_bytes())
 }
 
 /// Why a listener cannot be opened: systemd keeps the reason in the journal, so this tries again.
@@ -143,6 +160,7 @@ fn unknown(record: &Record) -> Status {
         pid: None,
         memory: None,
         restarts: 0,
+        pending_restart: false,
         reason: "systemd does not know its units".to_owned(),
     }
 }
@@ -172,6 +190,9 @@ fn reason(
     }
     for unit in [net, setup] {
         if text(unit, "ActiveState") == "failed" {
+            if let Some(why) = refused_password(record) {
+                return why;
+            }
             let id = text(unit, "Id");
             return format!("{id} failed: {}; `journalctl -u {id}` says why", result(unit));
         }
@@ -185,6 +206,15 @@ fn reason(
         "" if matches!(state, State::Stopped) => String::new(),
         "" => result(main),
         words => words.to_owned(),
+    }
+}
+
+/// Why the namespace's unit refuses the operator's password file, if it still does.
+fn refused_password(record: &Record) -> Option<String> {
+    let file = record.auth_password_file.as_ref().filter(|_| record.auth_enable)?;
+    match trust::password_file(file) {
+        Ok(()) | Err(trust::Error::Look(..)) => None,
+        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -220,7 +250,10 @@ pub fn password(record: &Record) -> Result<Option<auth::Password>, auth::Error> 
     if !record.auth_enable {
         return Ok(None);
     }
-    auth::read(Path::new(AUTH_ROOT), &record.name).map(Some)
+    match &record.auth_password_file {
+        Some(path) => auth::read_file(path).map(Some),
+        None => auth::read(Path::new(AUTH_ROOT), &record.name).map(Some),
+    }
 }
 
 /// An address that a client on this host can connect to: a wildcard is not one.
@@ -235,12 +268,19 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
 
 fn ask(record: &Record, status: &mut Status) {
     // A listener may wait for an address that another host has now (FreeBind=): nothing is sent to it.
-    if let Err(error) = TcpListener::bind((reachable(record.listen).ip(), 0)) {
-        status.reason = format!("the host has no address {}: {error}", record.listen.ip());
+    if !ours(reachable(record.listen).ip()).unwrap_or(false) {
+        status.reason = format!("the host has no address {}", record.listen.ip());
         return;
     }
-    // Only root can read the password; anybody else sees what systemd sees.
-    let Ok(password) = password(record) else { return };
+    let password = match password(record) {
+        Ok(password) => password,
+        // Only root can read it; anybody else sees what systemd sees.
+        Err(error) if error.is_denied() => return,
+        Err(error) => {
+            status.reason = error.to_string();
+            return;
+        }
+    };
     let password = password.as_ref().map(auth::Password::expose);
     let answer = http::get(reachable(record.listen), "/global/health", password, PATIENCE);
     match answer {
@@ -260,6 +300,19 @@ fn ask(record: &Record, status: &mut Status) {
     }
 }
 
+/// Whether what is sent to the address stays on this host: a datagram to ourselves comes back.
+///
+/// That it can be bound says nothing: with `net.ipv4.ip_nonlocal_bind`, as hosts have it that take
+/// over each other's addresses, every address can be.
+fn ours(ip: IpAddr) -> io::Result<bool> {
+    let socket = UdpSocket::bind((ip, 0))?;
+    // Connected to itself, it takes nobody else's.
+    socket.connect(socket.local_addr()?)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(b"?")?;
+    Ok(socket.recv(&mut [0])? == 1)
+}
+
 /// The server's answer to `/global/health`.
 #[derive(Default, Deserialize)]
 struct Health {
@@ -271,4 +324,20 @@ struct Health {
 /// Text of the agent's making, cut to what a table can hold.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_of_this_host_is_ours() {
+        for ip in ["127.0.0.1", "127.0.0.2"] {
+            assert_eq!(ours(ip.parse().unwrap()).ok(), Some(true), "{ip}");
+        }
+        // Kept for documents: nobody has them.
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            assert_ne!(ours(ip.parse().unwrap()).ok(), Some(true), "{ip}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! What must hold on the host before root hands anything over to units: programs that only root can
-//! replace, and state directories that nobody else uses.
+//! What must hold on the host before root hands anything over to units: programs and password files
+//! that only root can replace, and state directories that nobody else uses.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,6 +11,7 @@ use instances_core::facts::HostFacts;
 use instances_core::spec::Instance;
 
 use crate::systemctl;
+use crate::way::{Place, Way};
 
 /// Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,35 @@ pub enum Error {
         part: PathBuf,
         /// What is wrong with it.
         what: String,
+    },
+    /// Units run it for an instance.
+    #[error(
+        "{option} {path} of `{instance}` leads into {directory}, the {claim}, where an agent can \
+         write; install it where only root can write, for example below /opt"
+    )]
+    Writable {
+        /// The option that names it.
+        option: &'static str,
+        /// Its value.
+        path: String,
+        /// Whose it is.
+        instance: String,
+        /// The directory that it leads into.
+        directory: PathBuf,
+        /// What that is, in words.
+        claim: String,
+    },
+    /// Root reads it, and hands its content to an agent's server.
+    #[error("{file}, which auth.passwordFile names, cannot be trusted: {part} {what}; {remedy}")]
+    Secret {
+        /// The file.
+        file: PathBuf,
+        /// The part of its path that is at fault.
+        part: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The smallest remedy.
+        remedy: String,
     },
     /// It would get another owner and mode 0700.
     #[error(
@@ -50,26 +80,137 @@ pub enum Error {
 
 /// Requires that only root can replace what units run.
 pub fn programs(facts: &HostFacts) -> Result<(), Error> {
-    [&facts.engine, &facts.nft, &facts.socket_proxyd, &facts.shell]
+    [&facts.engine, &facts.nft, &facts.socket_proxyd, &facts.shell, &facts.getent]
         .into_iter()
         .try_for_each(|program| program_of_root(Path::new(program.as_str())))
 }
 
 fn program_of_root(program: &Path) -> Result<(), Error> {
-    let look = |path: &Path, error| Error::Look(path.to_owned(), error);
-    let real = fs::canonicalize(program).map_err(|error| look(program, error))?;
-    let parts: BTreeSet<&Path> = program.ancestors().chain(real.ancestors()).collect();
-    for part in parts {
-        let metadata = fs::symlink_metadata(part).map_err(|error| look(part, error))?;
-        if let Some(what) = replaceable(&metadata) {
-            return Err(Error::Program {
-                program: program.to_owned(),
-                part: part.to_owned(),
-                what,
-            });
+    of_root(program, |part, what| Error::Program {
+        program: program.to_owned(),
+        part: part.path.clone(),
+        what,
+    })
+    .map(drop)
+}
+
+/// Goes the whole way to a file, refusing each place that somebody else than root could replace.
+///
+/// Once it has passed, nobody but root can change where the path leads: no race remains between this
+/// look and the use of the file by name, which is why systemd may open it later.
+fn of_root(path: &Path, refuse: impl Fn(&Place, String) -> Error) -> Result<Option<Place>, Error> {
+    let mut last = None;
+    for place in Way::to(path) {
+        let place = place.map_err(|(part, error)| Error::Look(part, error))?;
+        if let Some(what) = replaceable(&place.metadata) {
+            return Err(refuse(&place, what));
+        }
+        last = Some(place);
+    }
+    Ok(last)
+}
+
+/// Requires that only root decides what a password file holds, and that not everybody can read it.
+///
+/// systemd opens it as root and hands its content to the server, and so to the agent. Could an agent
+/// change the way to it, it would put a link there to the password of another, or to any other file
+/// of root's.
+pub fn password_file(file: &Path) -> Result<(), Error> {
+    let refuse = |part: &Path, what: String, remedy: String| Error::Secret {
+        file: file.to_owned(),
+        part: part.to_owned(),
+        what,
+        remedy,
+    };
+    let replaceable = |part: &Place, what| {
+        let path = part.path.display();
+        let remedy = if !part.metadata.is_file() {
+            "move the file where only root can write, for example below /etc/opencode-secrets"
+                .into()
+        } else if part.metadata.uid() == 0 {
+            format!("chmod go-w {path}")
+        } else {
+            format!("chown root {path}")
+        };
+        refuse(&part.path, what, remedy)
+    };
+    let found = match of_root(file, replaceable) {
+        Err(Error::Look(part, error)) if error.kind() == io::ErrorKind::NotFound => {
+            let remedy = "write one line to the file, and let only root read it".to_owned();
+            return Err(refuse(&part, "does not exist".to_owned(), remedy));
+        }
+        found => found?,
+    };
+    let Some(Place { path, metadata }) = found else { return Ok(()) };
+    if !metadata.is_file() {
+        let remedy = "name a file that holds nothing but the password".to_owned();
+        return Err(refuse(&path, "is not a regular file".to_owned(), remedy));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o004 != 0 {
+        let what = format!("can be read by everybody (mode {mode:04o})");
+        return Err(refuse(&path, what, format!("chmod o= {}", path.display())));
+    }
+    Ok(())
+}
+
+/// Requires the same of the password file of an instance, if it has one.
+pub fn password_file_of(instance: &Instance) -> Result<(), Error> {
+    let file = instance.auth_password_file.as_ref().filter(|_| instance.auth_enable);
+    file.map_or(Ok(()), |file| password_file(Path::new(file.as_str())))
+}
+
+/// Requires that no program of an instance is found through a place where an agent can write: what
+/// the specification says was judged by its text, and symbolic links can lead elsewhere.
+pub fn programs_of_instances(instances: &[Instance]) -> Result<(), Error> {
+    let mut claims: HashMap<PathBuf, String> = HashMap::new();
+    for instance in instances {
+        let claimed = [("project", &instance.directory), ("state directory", &instance.state_dir)];
+        for (kind, path) in claimed {
+            let words = || format!("{kind} of `{}`", instance.name);
+            claims.entry(end(Path::new(path.as_str()))).or_insert_with(words);
+        }
+    }
+    // Most instances share theirs.
+    let mut seen = HashSet::new();
+    for instance in instances {
+        let package = [("package", &instance.package)];
+        let path = instance.path.iter().map(|prefix| ("path", prefix));
+        for (option, path) in package.into_iter().chain(path) {
+            if seen.insert(path)
+                && let Some((directory, claim)) = claimed(Path::new(path.as_str()), &claims)
+            {
+                return Err(Error::Writable {
+                    option,
+                    path: path.to_string(),
+                    instance: instance.name.to_string(),
+                    directory,
+                    claim,
+                });
+            }
         }
     }
     Ok(())
+}
+
+/// Where a path leads, as far as it exists.
+fn end(path: &Path) -> PathBuf {
+    let mut way = Way::to(path);
+    // What cannot be looked at is found by whoever uses it.
+    while let Some(Ok(_)) = way.next() {}
+    way.end()
+}
+
+/// The first claimed directory that the way to a path leads into.
+fn claimed(path: &Path, claims: &HashMap<PathBuf, String>) -> Option<(PathBuf, String)> {
+    let mut way = Way::to(path);
+    let mut places: Vec<PathBuf> =
+        way.by_ref().map_while(Result::ok).map(|place| place.path).collect();
+    places.push(way.end());
+    places.iter().flat_map(|place| place.ancestors()).find_map(|part| {
+        let claim = claims.get(part)?;
+        Some((part.to_owned(), claim.clone()))
+    })
 }
 
 /// Why somebody else than root can replace it, if so.
@@ -125,6 +266,9 @@ fn user_id(user: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instances_core::lower;
+    use instances_core::node::Format;
+    use instances_core::spec::AbsPath;
     use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
     fn refusal(path: &Path) -> String {
@@ -158,5 +302,100 @@ mod tests {
         chown(&program, Some(0), None).unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o775)).unwrap();
         assert!(refusal(&program).contains("mode 0775"));
+    }
+
+    fn secret(file: &Path) -> Result<(), String> {
+        password_file(file).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn refused(file: &Path, words: &[&str]) {
+        let said = secret(file).unwrap_err();
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+
+    #[test]
+    fn only_root_says_what_a_password_file_holds() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/usr/lib").unwrap();
+        let base = directory.path();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // As secrets are laid out that a generation of NixOS decrypts.
+        fs::create_dir_all(base.join("secrets.d/1")).unwrap();
+        let file = base.join("secrets.d/1/pw");
+        fs::write(&file, "secret").unwrap();
+        mode(&file, 0o400);
+        mode(&base.join("secrets.d/1"), 0o751);
+        symlink(base.join("secrets.d/1"), base.join("secrets")).unwrap();
+        let given = base.join("secrets/pw");
+        assert_eq!(secret(&given), Ok(()));
+
+        // A directory of an agent's in the middle of the chain, which neither end shows.
+        fs::create_dir(base.join("project")).unwrap();
+        symlink(&file, base.join("project/hop")).unwrap();
+        symlink(base.join("project/hop"), base.join("link")).unwrap();
+        assert_eq!(secret(&base.join("link")), Ok(()), "root's so far");
+        chown(base.join("project"), Some(1), None).unwrap();
+        refused(&base.join("link"), &["/project belongs to user 1; move the file where only root"]);
+        chown(base.join("project"), Some(0), None).unwrap();
+        mode(&base.join("project"), 0o770);
+        refused(&base.join("link"), &["/project can be written by others (mode 0770); move"]);
+
+        mode(&file, 0o444);
+        let words = "secrets.d/1/pw can be read by everybody (mode 0444); chmod o= /";
+        refused(&given, &[words]);
+        mode(&file, 0o460);
+        refused(&given, &["can be written by others (mode 0460); chmod go-w /"]);
+        chown(&file, Some(1), None).unwrap();
+        refused(&given, &["belongs to user 1; chown root /"]);
+        fs::remove_file(&file).unwrap();
+        refused(&given, &["secrets.d/1/pw does not exist; write one line"]);
+        fs::create_dir(&file).unwrap();
+        refused(&given, &["is not a regular file; name a file"]);
+        refused(Path::new("/dev/null"), &["/dev/null can be written by others"]);
+    }
+
+    #[test]
+    fn no_program_is_found_through_what_an_agent_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        let at = |name: &str| base.join(name);
+        for name in ["a", "opt/tools", "opt/opencode"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        symlink(at("a"), at("given")).unwrap();
+        symlink(at("a/tools"), at("in")).unwrap();
+        symlink(at("opt/tools"), at("a/hop")).unwrap();
+        symlink(at("a/hop"), at("through")).unwrap();
+        symlink(at("opt/tools"), at("beside")).unwrap();
+        // The project is named by a link, and the program by another.
+        let path_to = |name: &str| AbsPath::new(at(name).to_str().unwrap()).unwrap();
+        let judge = |package: &str, path: &str| {
+            let spec = "[instances.a]\ndirectory = '/srv/a'\n\
+                        [instances.b]\ndirectory = '/srv/b'\nlisten.port = 4097\n";
+            let (spec, _) = lower::read(spec, Format::Toml).unwrap();
+            let mut instances: Vec<Instance> = spec.enabled().cloned().collect();
+            let [a, b] = instances.as_mut_slice() else { unreachable!() };
+            (a.directory, a.state_dir) = (path_to("given"), path_to("gone/a"));
+            (b.package, b.path) = (path_to(package), vec![path_to(path)]);
+            programs_of_instances(&instances).map_err(|error| error.to_string())
+        };
+        assert_eq!(judge("opt/opencode", "beside"), Ok(()));
+        for (package, path, words) in [
+            ("in", "beside", "package /"),
+            ("opt/opencode", "in", "/a, the project of `a`, where an agent can write"),
+            ("opt/opencode", "through", "/a, the project of `a`"),
+        ] {
+            let said = judge(package, path).unwrap_err();
+            assert!(said.contains(words) && said.contains("of `b` leads into"), "{said}");
+        }
+        symlink(at("gone/a/bin"), at("later")).unwrap();
+        let said = judge("later", "beside").unwrap_err();
+        assert!(said.contains("/gone/a, the state directory of `a`"), "{said}");
     }
 }

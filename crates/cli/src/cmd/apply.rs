@@ -13,8 +13,9 @@ use crate::exit::Exit;
 use crate::{out, spec};
 
 pub(crate) fn plan(args: &Plan) -> Outcome {
+    spec::not_nixos(&Root::new(&args.root.root))?;
     let desired = match spec::desired(&args.spec, &args.host)? {
-        Ok(desired) => desired,
+        Ok((desired, _)) => desired,
         Err(exit) => return Ok(exit),
     };
     let plan = apply::preview(&Root::new(&args.root.root), &desired)?;
@@ -32,8 +33,9 @@ pub(crate) fn plan(args: &Plan) -> Outcome {
 }
 
 pub(crate) fn apply(args: &Apply) -> Outcome {
-    let desired = match spec::desired(&args.spec, &args.host)? {
-        Ok(desired) => desired,
+    spec::not_nixos(&Root::new(&args.root.root))?;
+    let (desired, facts) = match spec::desired(&args.spec, &args.host)? {
+        Ok(both) => both,
         Err(exit) => return Ok(exit),
     };
     let root = Root::new(&args.root.root);
@@ -46,10 +48,13 @@ pub(crate) fn apply(args: &Apply) -> Outcome {
         );
     }
     if root.is_host() {
-        let facts = spec::facts(&args.host)?;
         facts.runnable()?;
         trust::programs(&facts)?;
-        desired.instances.iter().try_for_each(trust::state_directory)?;
+        trust::programs_of_instances(&desired.instances)?;
+        desired.instances.iter().try_for_each(|instance| {
+            trust::password_file_of(instance)?;
+            trust::state_directory(instance)
+        })?;
     }
     gone.retain(|record| desired.instances.iter().all(|one| one.name != record.name));
     let receipt = apply::apply(&root, &desired, &mut narrate)?;
@@ -74,6 +79,7 @@ pub(crate) fn apply(args: &Apply) -> Outcome {
 
 pub(crate) fn remove(args: &Remove) -> Outcome {
     let root = Root::new(&args.root.root);
+    spec::not_nixos(&root)?;
     let records = installed::instances(&root)?;
     let receipt = apply::remove(&root, &mut narrate)?;
     let exit = close(&root, &receipt)?;

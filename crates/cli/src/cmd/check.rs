@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use instances_core::desired::desire;
+use instances_core::diagnostic::Severity;
+use instances_core::suited;
 use instances_core::unit::Omitted;
 use serde_json::json;
 
@@ -15,10 +17,12 @@ use crate::{out, spec};
 pub(crate) fn run(args: &Check) -> Outcome {
     let source = spec::source(&args.spec.spec)?;
     let facts = spec::facts(&args.host)?;
-    let (accepted, findings) = match spec::judge(&source) {
+    let (mut accepted, mut findings) = match spec::judge(&source) {
         Ok((accepted, warnings)) => (Some(accepted), warnings),
         Err(findings) => (None, findings),
     };
+    findings.extend(accepted.iter().flat_map(|spec| suited::judge(spec, &facts)));
+    accepted = accepted.filter(|_| findings.iter().all(|one| one.severity() != Severity::Error));
     let desired = accepted.as_ref().map(|spec| desire(spec, &facts));
     let omitted = desired.map(|desired| by_directive(&desired.omitted)).unwrap_or_default();
     if args.json.json {

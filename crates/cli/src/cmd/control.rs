@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 
 use instances_core::units::Names;
 use instances_sys::files::Root;
-use instances_sys::installed::{self, Record};
+use instances_sys::installed;
 use instances_sys::systemctl;
 
 use super::Outcome;
@@ -21,16 +21,14 @@ pub(crate) fn stop(args: &args::Names) -> Outcome {
 }
 
 pub(crate) fn restart(args: &args::Names) -> Outcome {
-    verb("restart", args, |names| vec![names.main()])
+    // With the namespace, which may have waited for it too (`restartOnSwitch`).
+    verb("restart", args, |names| vec![names.net(), names.main()])
 }
 
 fn verb(verb: &str, args: &args::Names, units: impl Fn(Names<'_>) -> Vec<String>) -> Outcome {
     let root = Root::new("/".as_ref());
-    let records: Vec<Record> = if args.all {
-        installed::instances(&root)?
-    } else {
-        args.names.iter().map(|name| installed::instance(&root, name)).collect::<Result<_, _>>()?
-    };
+    let records =
+        if args.all { installed::instances(&root)? } else { installed::named(&root, &args.names)? };
     let units: Vec<String> = records.iter().flat_map(|record| units(Names(&record.name))).collect();
     if units.is_empty() {
         out::note("no instance is installed; `opencode-instances apply` installs them");

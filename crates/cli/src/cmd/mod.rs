@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod explain;
 pub(crate) mod generate;
+pub(crate) mod nixos;
 pub(crate) mod options;
 pub(crate) mod render;
 pub(crate) mod status;

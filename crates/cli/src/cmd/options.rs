@@ -12,7 +12,7 @@ pub(crate) fn run(args: &Json) -> Exit {
         let all: Vec<_> = OPTIONS
             .iter()
             .map(|one| {
-                json!({"key": one.key, "type": one.type_name, "default": one.default,
+                json!({"key": one.key, "type": one.kind.words(), "default": one.default,
                        "example": one.example, "description": one.doc.trim()})
             })
             .collect();
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Json) -> Exit {
         return Exit::Done;
     }
     for one in OPTIONS {
-        out::line(format!("{} ({}, default {})", one.key, one.type_name, one.default));
+        out::line(format!("{} ({}, default {})", one.key, one.kind.words(), one.default));
         for line in one.doc.trim().lines() {
             out::line(format!("    {}", line.trim()));
         }

@@ -13,8 +13,11 @@ use crate::exit::Exit;
 use crate::{out, spec};
 
 pub(crate) fn run(args: &Render) -> Outcome {
+    if args.host.facts.is_none() && args.host.systemd.is_none() {
+        spec::not_nixos(&Root::new("/".as_ref()))?;
+    }
     let desired = match spec::desired(&args.spec, &args.host)? {
-        Ok(desired) => desired,
+        Ok((desired, _)) => desired,
         Err(exit) => return Ok(exit),
     };
     if let Some(directory) = &args.out {

@@ -1,7 +1,7 @@
 //! `status`: one line for each instance.
 
 use instances_sys::files::Root;
-use instances_sys::installed::{self, Record};
+use instances_sys::installed;
 use instances_sys::status::{self, State, Status};
 use serde_json::json;
 
@@ -12,10 +12,10 @@ use crate::out;
 
 pub(crate) fn run(args: &args::Status) -> Outcome {
     let root = Root::new("/".as_ref());
-    let records: Vec<Record> = if args.names.is_empty() {
+    let records = if args.names.is_empty() {
         installed::instances(&root)?
     } else {
-        args.names.iter().map(|name| installed::instance(&root, name)).collect::<Result<_, _>>()?
+        installed::named(&root, &args.names)?
     };
     let all = status::observe(&records)?;
     if args.json.json {

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
-use instances_sys::{auth, setup as directories, supervise as supervisor, terminate as ending};
+use instances_sys::{
+    auth, setup as directories, supervise as supervisor, terminate as ending, trust,
+};
 
 use super::Outcome;
 use crate::args::{Net, Prepare};
@@ -49,6 +51,9 @@ pub(crate) fn net(command: Net) -> Outcome {
 }
 
 pub(crate) fn prepare(args: &Prepare) -> Outcome {
+    if let Some(file) = &args.password_file {
+        trust::password_file(file)?;
+    }
     let groups: Vec<&str> = args.extra_groups.iter().map(String::as_str).collect();
     let account = Account {
         user: &args.user,
@@ -58,7 +63,7 @@ pub(crate) fn prepare(args: &Prepare) -> Outcome {
         shell: &args.shell,
     };
     let directory = Path::new(RUNTIME_DIR).join(args.name.as_str());
-    accounts::write(&directory, &account, Path::new("getent"))?;
+    accounts::write(&directory, &account, &args.getent)?;
     if args.password {
         auth::ensure(Path::new(AUTH_ROOT), &args.name)?;
     }

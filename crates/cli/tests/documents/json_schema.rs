@@ -42,10 +42,21 @@ impl Schema {
                 let pointer = value.as_str().unwrap().strip_prefix('#').unwrap();
                 self.judge(self.0.pointer(pointer).unwrap(), node)
             }
-            ("type", found) => refuse(value.as_str().unwrap() == kind(found)),
+            ("type", found) => refuse(match value {
+                Json::Array(kinds) => kinds.iter().any(|one| one == kind(found)),
+                one => one == kind(found),
+            }),
+            ("anyOf", _) => {
+                let schemas = value.as_array().unwrap();
+                refuse(schemas.iter().any(|schema| self.judge(schema, node).is_none()))
+            }
             ("enum", found) => {
-                let Value::String(text) = found else { return refuse(false) };
-                refuse(value.as_array().unwrap().iter().any(|one| one.as_str() == Some(text)))
+                let found = match found {
+                    Value::String(text) => Json::from(text.as_str()),
+                    Value::Null => Json::Null,
+                    _ => return refuse(false),
+                };
+                refuse(value.as_array().unwrap().contains(&found))
             }
             ("minimum", Value::Integer(number)) => refuse(*number >= value.as_i64().unwrap()),
             ("maximum", Value::Integer(number)) => refuse(*number <= value.as_i64().unwrap()),

@@ -14,7 +14,11 @@ use crate::json_schema::Schema;
 
 /// The codes of all errors; empty for a specification that is accepted.
 fn refusals(text: &str) -> Vec<String> {
-    let findings = read(text, Format::Toml).err().unwrap_or_default();
+    refusals_of(text, Format::Toml)
+}
+
+fn refusals_of(text: &str, format: Format) -> Vec<String> {
+    let findings = read(text, format).err().unwrap_or_default();
     findings.iter().map(|one| one.code.to_string()).filter(|code| code.starts_with('E')).collect()
 }
 
@@ -24,7 +28,11 @@ fn schema() -> Schema {
 }
 
 fn node(text: &str) -> Option<Node> {
-    parse(text, Format::Toml, &mut Diagnostics::new())
+    node_of(text, Format::Toml)
+}
+
+fn node_of(text: &str, format: Format) -> Option<Node> {
+    parse(text, format, &mut Diagnostics::new())
 }
 
 #[test]
@@ -92,8 +100,10 @@ fn the_readme_shows_the_example() {
 fn valid_samples() {
     for path in files("crates/cli/tests/samples/valid") {
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(refusals(&text), [""; 0], "{}", path.display());
-        assert_eq!(schema().refusal(&node(&text).unwrap()), None, "{}", path.display());
+        let format = Format::of(&path.display().to_string());
+        assert_eq!(refusals_of(&text, format), [""; 0], "{}", path.display());
+        let node = node_of(&text, format).unwrap();
+        assert_eq!(schema().refusal(&node), None, "{}", path.display());
     }
 }
 

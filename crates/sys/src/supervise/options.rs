@@ -12,6 +12,8 @@ pub struct Options {
     /// The server's program and arguments, never empty. A directory as its first word stands for
     /// `bin/opencode` below it.
     pub command: Vec<OsString>,
+    /// `--path`: prefixes of programs, which go in front of `PATH`.
+    pub prefixes: Vec<PathBuf>,
     /// `HOME`: where stale locks are looked for.
     pub home: Option<PathBuf>,
     /// `CREDENTIALS_DIRECTORY`: may hold the file `password`.
@@ -35,6 +37,9 @@ pub enum UsageError {
     /// There is no `--port`.
     #[error("--port is missing")]
     NoPort,
+    /// An argument without its value.
+    #[error("{0} needs a value")]
+    NoValue(&'static str),
     /// The port is no number in `1..=65535`.
     #[error("{0:?} is not a port")]
     Port(OsString),
@@ -46,8 +51,8 @@ pub enum UsageError {
     NoCommand,
 }
 
-/// Parses what follows the word `supervise`: `--port N [--password] -- PROGRAM
-/// [ARGUMENT…]`.
+/// Parses what follows the word `supervise`: `[--generation WORD] --port N [--path PREFIX:…]
+/// [--password] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
 /// own parser so that the supervisor need not load that.
@@ -63,11 +68,18 @@ fn parse(
     mut arguments: impl Iterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Options, UsageError> {
-    let (mut port, mut password) = (None, false);
+    let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
             Some("--password") => password = true,
+            Some("--generation") => {
+                arguments.next().ok_or(UsageError::NoValue("--generation"))?;
+            }
+            Some("--path") => {
+                let list = arguments.next().ok_or(UsageError::NoValue("--path"))?;
+                prefixes = std::env::split_paths(&list).collect();
+            }
             Some("--port") => port = Some(arguments.next().ok_or(UsageError::NoPort)?),
             Some(text) if text.starts_with("--port=") => {
                 port = text.strip_prefix("--port=").map(OsString::from);
@@ -85,6 +97,7 @@ fn parse(
     Ok(Options {
         port: number.ok_or(UsageError::Port(port))?,
         command,
+        prefixes,
         home: variable("HOME").map(PathBuf::from),
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         password,
@@ -101,6 +114,24 @@ impl Options {
     pub(super) fn program(&self) -> PathBuf {
         let program = self.command.first().map_or(Path::new(""), Path::new);
         if program.is_dir() { program.join("bin/opencode") } else { program.to_owned() }
+    }
+
+    /// The `PATH` of the server: what the operator named, and then what was inherited. Of a prefix
+    /// its `bin` and `sbin` count, and a directory that has neither counts itself.
+    pub(super) fn search_path(&self, inherited: Option<OsString>) -> Option<OsString> {
+        let of_prefix = |prefix: &PathBuf| {
+            let inner: Vec<PathBuf> = ["bin", "sbin"]
+                .map(|name| prefix.join(name))
+                .into_iter()
+                .filter(|directory| directory.is_dir())
+                .collect();
+            if inner.is_empty() { vec![prefix.clone()] } else { inner }
+        };
+        let own = self.prefixes.iter().flat_map(of_prefix);
+        let inherited = inherited.unwrap_or_default();
+        // A colon in a prefix is refused long before; an empty entry would be the current directory.
+        let rest = std::env::split_paths(&inherited).filter(|one| !one.as_os_str().is_empty());
+        std::env::join_paths(own.chain(rest)).ok().filter(|path| !path.is_empty())
     }
 }
 
@@ -126,6 +157,19 @@ mod tests {
         assert_eq!(options.home, Some("/h".into()));
         assert_eq!(args("--port=1 -- x").unwrap().port, 1);
         assert!(!options.password && args("--password --port 1 -- x").unwrap().password);
+    }
+
+    #[test]
+    fn the_operators_programs_come_first() {
+        let prefix = tempfile::tempdir().unwrap();
+        std::fs::create_dir(prefix.path().join("bin")).unwrap();
+        let line =
+            format!("--generation x --path {}:/plain --port 1 -- x", prefix.path().display());
+        let options = args(&line).unwrap();
+        let wanted = format!("{}/bin:/plain:/usr/bin", prefix.path().display());
+        assert_eq!(options.search_path(Some(":/usr/bin:".into())), Some(wanted.into()));
+        assert_eq!(args("--port 1 -- x").unwrap().search_path(None), None);
+        assert_eq!(args("--path"), Err(UsageError::NoValue("--path")));
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub(super) fn spawn(options: &Options, password: Option<&str>) -> Result<Server,
             command.env_remove(&name);
         }
     }
+    if let Some(path) = options.search_path(std::env::var_os("PATH")) {
+        command.env("PATH", path);
+    }
     if let Some(password) = password {
         command.env("OPENCODE_SERVER_PASSWORD", password);
         command.env_remove("OPENCODE_SERVER_USERNAME");
