@@ -16,6 +16,7 @@ use crate::{place, progress};
 const PACKAGES: &[&str] = &[
     "acl",
     "bind9-dnsutils",
+    "busybox-static",
     "ca-certificates",
     "conntrack",
     "curl",
@@ -30,7 +31,9 @@ const PACKAGES: &[&str] = &[
     "lsof",
     "netcat-openbsd",
     "nftables",
+    "nix-bin",
     "openssl",
+    "patchelf",
     "procps",
     "psmisc",
     "python3",

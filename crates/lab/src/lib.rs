@@ -15,6 +15,7 @@ mod image;
 pub mod install;
 mod leader;
 mod machine;
+pub mod nixos;
 pub mod place;
 pub mod progress;
 mod reach;

@@ -179,7 +179,7 @@ pub(crate) const WRITING: Group = Group {
         attack(
             "make a setuid file",
             Red::With(Weak::Calls),
-            "cp /usr/bin/id mine; chmod 4755 mine; test -u mine && echo BREACH; rm -f mine",
+            "cp $(command -v id) mine; chmod 4755 mine; test -u mine && echo BREACH; rm -f mine",
         ),
         attack(
             "make a setgid directory",
@@ -210,7 +210,7 @@ os.unlink('fourth')"
         attack(
             "give a file capabilities",
             Red::AsRoot,
-            "cp /usr/bin/id capable; setcap cap_net_raw+ep capable && echo BREACH; rm -f capable",
+            "cp $(command -v id) capable; setcap cap_net_raw+ep capable && echo BREACH; rm -f capable",
         ),
         steal("run a setuid file of the project", Red::With(Weak::Calls), "euid=0", "./rooted-id"),
         steal(

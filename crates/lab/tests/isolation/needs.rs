@@ -48,7 +48,7 @@ const NEEDS: &[(&str, &str, &str)] = &[
     ),
     (
         "the own server",
-        "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:4101/config",
+        "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:4096/config",
         "401",
     ),
     (

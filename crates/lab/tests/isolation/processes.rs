@@ -21,8 +21,8 @@ pub(crate) const PROCESS: Group = Group {
         steal(
             "see the other server",
             PROCESSES,
-            "4102",
-            "ps -eo args | grep '^/usr/bin/opencode serve.*4102'",
+            "two servers",
+            "test $(ps -eo args | grep -c '^/usr/bin/opencode serve') -ge 2 && echo two servers",
         ),
         steal("see the supervisor", ROOT, "supervise", "cat /proc/1/cmdline"),
         steal("read the supervisor's environment", ROOT, "HOME=", "cat /proc/1/environ"),

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use instances_lab::{Agent, Machine, fleet};
+use instances_lab::{Agent, Machine, fleet, nixos};
 
 use crate::catalogue::{Attack, Weak};
 
 const PREPARE: &str = include_str!("prepare.sh");
+const PREPARE_NIXOS: &str = include_str!("prepare-nixos.sh");
 const RUN: &str = include_str!("run.sh");
 const PROBE: &str = include_str!("probe.py");
 /// Attacks and their results, in the project.
@@ -45,7 +46,17 @@ impl fmt::Display for Outcome {
 
 impl Stage {
     pub(crate) fn new(name: &str) -> Result<Self> {
-        let machine = fleet::two_projects(name)?;
+        Self::of(fleet::two_projects(name)?)
+    }
+
+    /// The same with servers that run from a store, as on NixOS.
+    pub(crate) fn on_nixos(name: &str) -> Result<Self> {
+        let stage = Self::of(nixos::fleet(name, 1)?)?;
+        stage.machine.sh(PREPARE_NIXOS)?.ok()?;
+        Ok(stage)
+    }
+
+    fn of(machine: Machine) -> Result<Self> {
         machine.sh(PREPARE)?.ok()?;
         machine.put(format!("{WORK}/run"), RUN, 0o644)?;
         machine.put(format!("{WORK}/probe.py"), PROBE, 0o644)?;

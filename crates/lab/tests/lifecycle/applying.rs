@@ -3,12 +3,9 @@
 use instances_lab::{Machine, fleet, place, unavailable};
 
 use crate::view::{
-    SOON, apply, assert_healthy, done, engine, http, pid, sh, status, units, url, wait_until_served,
+    FILES, SOON, apply, assert_healthy, done, engine, http, pid, sh, status, units, url,
+    wait_until_served,
 };
-
-/// Every file that could be the engine's, with all that a rewrite would change.
-const FILES: &str = "find /etc /run/opencode-instances /var/lib/opencode/instance-auth \
-                     -printf '%p %i %T@ %C@ %m %u\\n' | sort";
 
 fn example() -> String {
     std::fs::read_to_string(place::workspace().join("examples/two-projects.toml")).unwrap()
@@ -87,6 +84,10 @@ fn a_listener_moves(machine: &Machine) {
     assert_eq!(http(machine, "http://127.0.0.1:4102/config", 20), 0, "the old address refuses");
     assert_eq!(http(machine, "http://127.0.0.2:4102/config", 20), 401);
     wait_until_served(machine, "billing", SOON);
+    assert_eq!((pid(machine, "website"), pid(machine, "billing")), (website, billing));
+    apply(machine, &spec.replace("listen.port = 4102", "listen.port = 4202"));
+    assert_eq!(http(machine, "http://127.0.0.1:4102/config", 20), 0, "the old port refuses");
+    assert_eq!(http(machine, "http://127.0.0.1:4202/config", 20), 401);
     assert_eq!((pid(machine, "website"), pid(machine, "billing")), (website, billing));
     apply(machine, &spec);
     assert_eq!(http(machine, "http://127.0.0.2:4102/config", 20), 0);

@@ -113,11 +113,11 @@ fn a_port_taken_inside(machine: &Machine) {
     sh(machine, &format!("systemctl stop {MAIN}"));
     sh(
         machine,
-        "systemd-run --unit=thief --collect ip netns exec opencode-web nc -l -k 127.0.0.1 4101",
+        "systemd-run --unit=thief --collect ip netns exec opencode-web nc -l -k 127.0.0.1 4096",
     );
     sh(machine, &format!("systemctl start --no-block {MAIN}"));
     wait_for(machine, MAIN, "failed");
-    assert_reason(machine, &["port 4101 is already taken by another program"]);
+    assert_reason(machine, &["port 4096 is already taken by another program"]);
     sh(machine, "systemctl stop thief");
     done(machine, "start web");
     wait_until_served(machine, "web", SOON);

@@ -3,35 +3,15 @@
 //! It is killed by strace at its Nth call of a kind: at each `rename`, which ends the writing of a
 //! file, at each `unlink` of one, at each `clone`, which is where systemctl goes on alone, and at
 //! some of the `write`s, in the midst of a file. The server is a light stand-in: it is about the
-//! engine's own steps.
+//! engine's own steps. What is left to do must outlive a power cut, too.
 
 use std::collections::BTreeSet;
 
 use instances_lab::{Machine, fleet, unavailable};
 
-use crate::view::{apply, done, engine, pid, sh};
+use crate::stand_in;
+use crate::view::{SOON, apply, assert_healthy, done, engine, pid, sh, wait_until_served};
 
-const SERVER: &str = "/usr/local/bin/stand-in";
-
-const STAND_IN: &str = r#"#!/usr/bin/python3 -SE
-import socket, sys
-port = int(sys.argv[sys.argv.index('--port') + 1])
-listener = socket.create_server(('127.0.0.1', port))
-print(f'opencode server listening on http://127.0.0.1:{port}', flush=True)
-body = '{"healthy":true,"version":"0"}'
-head = f'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n'
-answer = f'{head}connection: close\r\n\r\n{body}'.encode()
-while True:
-    client, _ = listener.accept()
-    try:
-        client.recv(65536)
-        client.sendall(answer)
-    except OSError:
-        pass
-    client.close()
-"#;
-
-const DEFAULTS: &str = "[defaults]\npackage = \"/usr/local/bin/stand-in\"\n";
 const KEPT: &str = "[instances.kept]\ndirectory = \"/srv/kept\"\nlisten.port = 4101\n";
 const MOVED: &str = "[instances.moved]\ndirectory = \"/srv/moved\"\nlisten.port = 4102\n";
 const CHANGED: &str = "[instances.moved]\ndirectory = \"/srv/moved\"\nlisten.port = 4103\n\
@@ -45,16 +25,14 @@ struct Case {
 }
 
 fn spec(instances: &[&str]) -> String {
-    format!("{DEFAULTS}{}", instances.concat())
+    format!("{}{}", stand_in::DEFAULTS, instances.concat())
 }
 
 fn boot(name: &str) -> Option<Machine> {
     if unavailable() {
         return None;
     }
-    let machine = fleet::boot(name, &spec(&[KEPT]), &["/srv/kept", "/srv/moved"]).unwrap();
-    machine.put(SERVER, STAND_IN, 0o755).unwrap();
-    Some(machine)
+    Some(stand_in::boot(name, &spec(&[KEPT]), &["/srv/kept", "/srv/moved"]))
 }
 
 #[test]
@@ -77,6 +55,32 @@ fn a_first_install_and_a_removal_of_all_can_be_killed_too() {
     let Some(machine) = boot("interrupted-install") else { return };
     first_install(&machine);
     remove_everything(&machine);
+}
+
+/// At its place, `apply` dies where the next step would be to make accounts.
+const DEADLY: &str = "/usr/local/bin/systemd-sysusers";
+
+/// A boot makes no accounts, so only the next apply can.
+#[test]
+fn accounts_that_a_power_cut_left_unmade_are_made_by_the_next_apply() {
+    let Some(mut machine) = boot("interrupted-power") else { return };
+    done(&machine, "apply");
+    machine.put(fleet::SPEC, spec(&[KEPT, CHANGED]), 0o644).unwrap();
+    machine.put(DEADLY, "#!/bin/sh\nkill -KILL $PPID\n", 0o755).unwrap();
+    assert_eq!(sh(&machine, "opencode-instances apply 2>/dev/null || echo $?"), "137");
+    sh(&machine, &format!("rm {DEADLY}"));
+    machine.power_cut().unwrap();
+    sh(&machine, "test -e /etc/systemd/system/opencode-moved.service");
+    assert_eq!(sh(&machine, "getent passwd opencode-moved || echo none"), "none");
+    wait_until_served(&machine, "kept", SOON);
+    let kept = pid(&machine, "kept");
+    done(&machine, "apply");
+    wait_until_served(&machine, "moved", SOON);
+    assert_healthy(&machine, "moved");
+    sh(&machine, "getent passwd opencode-moved");
+    assert_eq!(sh(&machine, "stat -c '%U %a' /srv/state"), "opencode-moved 700");
+    assert_eq!(pid(&machine, "kept"), kept, "the other instance was restarted");
+    assert_eq!(done(&machine, "plan"), "nothing to do\n");
 }
 
 /// Runs `apply` until its Nth call of that name; false if it has ended before.

@@ -8,6 +8,10 @@ use serde_json::Value;
 /// Long enough for a server to start on a busy host; nothing is proved by it.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
 
+/// Every file that could be the engine's, with all that a rewrite would change.
+pub(crate) const FILES: &str = "find /etc /run/opencode-instances /var/lib/opencode/instance-auth \
+                     -printf '%p %i %T@ %C@ %m %u\\n' | sort";
+
 /// Runs a script that must succeed, and returns what it prints without the last newline.
 pub(crate) fn sh(machine: &Machine, script: &str) -> String {
     let output = machine.run_for(fleet::PATIENCE, ["/bin/sh", "-euc", script]).unwrap();

@@ -33,7 +33,7 @@ fn systemd_reads_what_was_meant() -> Result<()> {
     let facts = HostFacts::usr(257);
     let spec = odd::spec(COUNT)?;
     let units: Vec<Unit> =
-        spec.instances.iter().flat_map(|instance| of_instance(instance, &facts)).collect();
+        spec.instances.iter().flat_map(|instance| of_instance(instance, &facts, "")).collect();
     let text = |unit: &Unit| unit.render(257).0;
     install(&machine, &units, text)?;
     let mut wrong = Vec::new();
