@@ -64,9 +64,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(if failed_steps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What machines need, and what the fuzzer is linked with.
+/// What machines need, what the fuzzer is linked with, and what evaluates the NixOS module.
 fn install() -> Result<Tally> {
     install::tool("c++", "g++")?;
+    install::tool("nix-instantiate", "nix-bin")?;
     lab::install().map(|()| Tally::default())
 }
 

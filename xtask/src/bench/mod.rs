@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how long things take, always beside a baseline of the same run.
 
+mod evaluation;
 mod growth;
 mod life;
 
@@ -7,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use instances_lab::place;
 use instances_lab::progress::say;
 use serde_json::Value;
@@ -34,16 +35,25 @@ pub(crate) enum Only {
     Growth,
     /// Start and stop beside a bare server.
     Life,
+    /// The NixOS module beside the same units written by hand.
+    Evaluation,
 }
 
 /// Measures and prints it; `write` also rewrites the page.
 pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> {
     let mut parts = Vec::new();
-    if only != Some(Only::Life) {
+    let wanted = |part| only.is_none_or(|only| only == part);
+    if wanted(Only::Growth) {
         parts.push(growth::measure()?);
     }
-    if only != Some(Only::Growth) {
+    if wanted(Only::Life) {
         parts.push(life::measure(rounds)?);
+    }
+    if wanted(Only::Evaluation) {
+        parts.extend(evaluation::measure()?);
+        if write && !parts.iter().any(|part| part.name == "evaluation") {
+            bail!("{PAGE} would lose its figures of the evaluation: set NIXPKGS_LIB");
+        }
     }
     let mut page = format!(
         "# Benchmarks\n\nWritten by `cargo xtask bench --write`. {}\nFigures of one run are \

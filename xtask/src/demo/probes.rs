@@ -77,7 +77,7 @@ fn probes() -> Vec<Probe> {
         },
         Probe {
             what: "see billing's processes",
-            command: "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -qx '410[2]' && echo seen || echo not seen".to_owned(),
+            command: "test $(cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -cx 'serv[e]') -ge 2 && echo seen || echo not seen".to_owned(),
             success: "seen",
             refusals: &["not seen"],
         },

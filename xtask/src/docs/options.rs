@@ -1,6 +1,6 @@
 //! `docs/options.md`.
 
-use instances_core::raw::OPTIONS;
+use instances_core::raw::{Kind, OPTIONS};
 
 pub(super) fn text() -> String {
     let mut text = format!(
@@ -8,8 +8,11 @@ pub(super) fn text() -> String {
          A specification is TOML, or JSON where its name ends in `.json`. Each option may stand in\n\
          `[instances.NAME]`, and in `[defaults]` for every instance that says nothing itself. A list\n\
          replaces the default list; it does not add to it. `listen.port = 1` and a group `[….listen]`\n\
-         with `port = 1` are the same. `opencode-instances options` prints this page;\n\
+         with `port = 1` are the same. In JSON an option that is `null` is not set, as if it did not\n\
+         stand there. `opencode-instances options` prints this page;\n\
          [`schema/spec.schema.json`](../schema/spec.schema.json) says it to editors.\n\n\
+         On NixOS each option stands in `services.opencode.instances.<name>` and in\n\
+         `services.opencode.defaults`, in Nix's own syntax; [`nixos.md`](nixos.md) says how.\n\n\
          A name is a lower-case letter followed by lower-case letters, digits and hyphens, 22 characters at\n\
          most, without a hyphen at the end.\n\n\
          | option | type | default |\n|---|---|---|\n",
@@ -18,21 +21,46 @@ pub(super) fn text() -> String {
     for option in OPTIONS {
         let anchor = option.key.to_lowercase().replace('.', "");
         let default = code(option.default);
-        text += &format!("| [`{}`](#{anchor}) | {} | {default} |\n", option.key, option.type_name);
+        text +=
+            &format!("| [`{}`](#{anchor}) | {} | {default} |\n", option.key, option.kind.words());
     }
     for option in OPTIONS {
         let lines: Vec<&str> = option.doc.trim().lines().map(str::trim).collect();
         text += &format!(
-            "\n## `{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{} = {}`\n",
+            "\n## `{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{} = {}`\n{}",
             option.key,
             lines.join("\n"),
-            option.type_name,
+            option.kind.words(),
             code(option.default),
             option.key,
-            option.example
+            option.example,
+            on_nixos(option.kind)
+                .map_or_else(String::new, |words| format!("- On NixOS: {words}\n"))
         );
     }
     text
+}
+
+/// What `services.opencode` takes where that is another type, or has another default.
+fn on_nixos(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Package => Some("a package; `pkgs.opencode`"),
+        Kind::Packages => {
+            Some("a list of packages, or of absolute paths outside the store as strings")
+        }
+        Kind::Path => Some("a string with an absolute path outside the store"),
+        Kind::SecretPath => {
+            Some("null, or a string with an absolute path outside the store; `null`")
+        }
+        Kind::Directives => Some("an attribute set of directives"),
+        Kind::Flag
+        | Kind::Port
+        | Kind::OneOf(_)
+        | Kind::Address
+        | Kind::Account
+        | Kind::Accounts
+        | Kind::Texts => None,
+    }
 }
 
 /// A default that is TOML as code; one in words, or with its own marks, as it is.

@@ -3,14 +3,14 @@
 //! It refuses nothing that the engine accepts. The engine refuses more: what depends on two options,
 //! on two instances, or on the host.
 
-use anyhow::{Context, Result, bail};
-use instances_core::raw::{OPTIONS, OptionDoc};
+use anyhow::{Context, Result};
+use instances_core::raw::{Kind, OPTIONS, OptionDoc};
 use serde_json::{Map, Value, json};
 
 pub(super) fn text() -> Result<String> {
     let mut options = Map::new();
     for option in OPTIONS {
-        insert(&mut options, option.key, property(option)?)
+        insert(&mut options, option.key, or_null(property(option)?))
             .with_context(|| format!("{} is an option and a group", option.key))?;
     }
     let schema = json!({
@@ -44,38 +44,62 @@ fn insert(properties: &mut Map<String, Value>, key: &str, property: Value) -> Op
         properties.insert(key.to_owned(), property);
         return Some(());
     };
-    let empty = json!({ "type": "object", "additionalProperties": false, "properties": {} });
+    let empty =
+        or_null(json!({ "type": "object", "additionalProperties": false, "properties": {} }));
     let group = properties.entry(group).or_insert(empty);
     insert(group.get_mut("properties")?.as_object_mut()?, rest, property)
 }
 
+/// An option or a group may be `null`, which is as if it did not stand there.
+fn or_null(mut property: Value) -> Value {
+    if let Some(one) = property.get_mut("type").filter(|one| one.is_string()) {
+        *one = json!([one, "null"]);
+    }
+    if let Some(Value::Array(values)) = property.get_mut("enum") {
+        values.push(Value::Null);
+    }
+    property
+}
+
 fn property(option: &OptionDoc) -> Result<Value> {
-    let mut property = match option.type_name {
-        "boolean" => json!({ "type": "boolean" }),
-        "integer" => json!({ "type": "integer" }),
-        "string" => json!({ "type": "string" }),
-        "list of strings" => json!({ "type": "array", "items": { "type": "string" } }),
-        other => bail!("the schema does not know the type {other} of {}", option.key),
+    let account = "^[a-z_][a-z0-9_-]{0,30}$";
+    let texts = |item: Value| json!({ "type": "array", "items": item });
+    let path = json!({ "type": "string", "pattern": "^/[^/]" });
+    let mut property = match option.kind {
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Port => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
+        Kind::OneOf(words) => json!({ "type": "string", "enum": words }),
+        Kind::Address => json!({ "type": "string" }),
+        Kind::Path | Kind::SecretPath | Kind::Package => path,
+        Kind::Packages => texts(path),
+        Kind::Account => json!({ "type": "string", "pattern": account }),
+        Kind::Accounts => texts(json!({ "type": "string", "pattern": account })),
+        Kind::Texts => texts(json!({ "type": "string" })),
+        Kind::Directives => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Z][A-Za-z0-9-]*$" },
+            "additionalProperties": { "anyOf": [
+                { "type": ["string", "integer", "boolean"] },
+                texts(json!({ "type": ["string", "integer", "boolean"] })),
+            ] },
+        }),
     };
     let entries = property.as_object_mut().context("a schema is an object")?;
     let words: Vec<&str> = option.doc.split_whitespace().collect();
     entries.insert("description".to_owned(), words.join(" ").into());
-    // What TOML and JSON write alike is a value; the rest is words.
-    if let Ok(value) = serde_json::from_str::<Value>(option.default) {
+    // What is a value is said; the rest is words.
+    if let Ok(value) = value(option.default) {
         entries.insert("default".to_owned(), value);
     }
-    let example: Value = serde_json::from_str(option.example)
-        .with_context(|| format!("the example of {} is not JSON as well", option.key))?;
+    let example = value(option.example)
+        .with_context(|| format!("the example of {} is not TOML", option.key))?;
     entries.insert("examples".to_owned(), json!([example]));
-    let account = "^[a-z_][a-z0-9_-]{0,30}$";
-    let limits = match option.key {
-        "directory" | "stateDir" | "package" => json!({ "pattern": "^/[^/]" }),
-        "user" | "group" => json!({ "pattern": account }),
-        "extraGroups" => json!({ "items": { "type": "string", "pattern": account } }),
-        "listen.port" => json!({ "minimum": 1, "maximum": 65535 }),
-        "logLevel" => json!({ "enum": ["DEBUG", "INFO", "WARN", "ERROR"] }),
-        _ => json!({}),
-    };
-    entries.extend(limits.as_object().cloned().unwrap_or_default());
     Ok(property)
+}
+
+/// A value as TOML writes it.
+fn value(text: &str) -> Result<Value> {
+    let table: toml::Table = format!("value = {text}").parse()?;
+    let value = table.get("value").context("there is no value")?;
+    Ok(serde_json::to_value(value)?)
 }
