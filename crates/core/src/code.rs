@@ -98,7 +98,8 @@ write them. Anything else could start another section of the unit file."
     ReservedDirective "E0216" "a directive that carries the isolation"
 "The units rest on this directive: without it the instance would have the host's network, the host's
 files or another user, or the supervisor would not run. What can be chosen has an option of its own. A
-drop-in (`systemctl edit`, `systemd.services.<name>.serviceConfig`) can still say anything."
+command that is marked with `+` or `!` would run as root, outside the sandbox. A drop-in
+(`systemctl edit`, `systemd.services.<name>.serviceConfig`) can still say anything."
     BadDirectiveValue "E0217" "a directive's value that would not stay on its line"
 "A value of `unitOverrides` is written to the unit as it is. It has neither spaces at its ends nor a
 backslash as its last character, and it does not start with a quote: NixOS's

@@ -195,11 +195,6 @@ const OF_UNIT: &[&str] = &[
 const OF_UNIT_PREFIXES: &[&str] = &["Assert", "Condition", "JobTimeout", "StartLimit", "X-"];
 
 impl Overrides {
-    /// The directives' names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
     /// Puts the operator's lines in the place of the unit's.
     #[must_use]
     pub(crate) fn apply(&self, mut unit: Unit) -> Unit {
@@ -283,12 +278,12 @@ fn legal_name(key: &str, name: &str) -> Result<(), Refusal> {
 
 /// A command of the operator's runs where the agent does: as the agent's user, in its sandbox.
 fn inside(name: &str, value: &str) -> Result<(), Refusal> {
-    let prefix = value.chars().take_while(|c| "@-:+!|".contains(*c));
-    if !name.starts_with("Exec") || !prefix.into_iter().any(|c| matches!(c, '+' | '!')) {
+    let mut marks = value.chars().take_while(|c| "@-:+!|".contains(*c));
+    if !name.starts_with("Exec") || !marks.any(|c| matches!(c, '+' | '!')) {
         return Ok(());
     }
     Err(Refusal {
-        code: Code::BadDirectiveValue,
+        code: Code::ReservedDirective,
         reason: "`+` and `!` run a command as root, outside the sandbox".into(),
         help: "remove the mark, or use a drop-in".into(),
     })
@@ -397,7 +392,7 @@ mod tests {
         }
         for mark in ["+", "!", "-+", "@!!"] {
             let command = format!("main.ExecStartPost = \"{mark}/bin/true\"");
-            assert_eq!(codes(&command), ["W0405", "E0217"], "{mark}");
+            assert_eq!(codes(&command), ["W0405", "E0216"], "{mark}");
         }
         assert_eq!(codes("main.\"[Service]\" = 1"), ["E0215"]);
         assert_eq!(codes("main.MemoryMax = \"1G\\nUser=root\""), ["E0206"]);
