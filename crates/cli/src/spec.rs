@@ -93,7 +93,7 @@ pub(crate) fn desired(
             let facts = facts(host)?;
             let unsuited = suited::judge(&spec, &facts);
             print(&source, &unsuited);
-            if unsuited.iter().any(|one| one.severity() == Severity::Error) {
+            if errors(&unsuited).next().is_some() {
                 out::note(refused(&source, &unsuited));
                 return Ok(Err(Exit::Invalid));
             }

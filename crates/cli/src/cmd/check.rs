@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use instances_core::desired::desire;
-use instances_core::diagnostic::Severity;
 use instances_core::suited;
 use instances_core::unit::Omitted;
 use serde_json::json;
@@ -22,7 +21,7 @@ pub(crate) fn run(args: &Check) -> Outcome {
         Err(findings) => (None, findings),
     };
     findings.extend(accepted.iter().flat_map(|spec| suited::judge(spec, &facts)));
-    accepted = accepted.filter(|_| findings.iter().all(|one| one.severity() != Severity::Error));
+    accepted = accepted.filter(|_| spec::errors(&findings).next().is_none());
     let desired = accepted.as_ref().map(|spec| desire(spec, &facts));
     let omitted = desired.map(|desired| by_directive(&desired.omitted)).unwrap_or_default();
     if args.json.json {

@@ -40,6 +40,19 @@ pub struct Entry {
     pub why: Option<&'static str>,
 }
 
+impl Entry {
+    /// An assignment that all supported versions know, without a comment.
+    pub(crate) fn new(directive: &'static str, value: Value) -> Self {
+        Self { directive: directive.into(), value, since: 0, why: None }
+    }
+
+    /// The same with its reason.
+    #[must_use]
+    pub(crate) fn because(self, why: &'static str) -> Self {
+        Self { why: Some(why), ..self }
+    }
+}
+
 /// A directive that a host's systemd is too old for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Omitted {
@@ -58,14 +71,14 @@ impl Section {
     /// Adds an assignment.
     #[must_use]
     pub fn set(mut self, directive: &'static str, value: Value) -> Self {
-        self.entries.push(Entry { directive: directive.into(), value, since: 0, why: None });
+        self.entries.push(Entry::new(directive, value));
         self
     }
 
     /// Adds an assignment with its reason.
     #[must_use]
     pub fn set_why(mut self, directive: &'static str, value: Value, why: &'static str) -> Self {
-        self.entries.push(Entry { directive: directive.into(), value, since: 0, why: Some(why) });
+        self.entries.push(Entry::new(directive, value).because(why));
         self
     }
 

@@ -6,15 +6,15 @@ use crate::unit::{Entry, Value};
 use crate::units::Names;
 
 fn entry(directive: &'static str, value: Value) -> Entry {
-    Entry { directive: directive.into(), value, since: 0, why: None }
+    Entry::new(directive, value)
 }
 
 fn since(version: u32, directive: &'static str, value: Value) -> Entry {
-    Entry { directive: directive.into(), value, since: version, why: None }
+    Entry { since: version, ..Entry::new(directive, value) }
 }
 
 fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
-    Entry { directive: directive.into(), value, since: 0, why: Some(reason) }
+    Entry::new(directive, value).because(reason)
 }
 
 /// What every unprivileged unit gives up.

@@ -8,7 +8,7 @@ use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::{Names, SLICE, TARGET, description, sandbox};
 
 fn entry(directive: &'static str, value: Value, why: &'static str) -> Entry {
-    Entry { directive: directive.into(), value, since: 0, why: Some(why) }
+    Entry::new(directive, value).because(why)
 }
 
 /// How a switch treats a server that changed: a line of `[Service]`, for nowhere else is it read.
@@ -68,43 +68,34 @@ pub(crate) fn watches(mut unit: Unit, facts: &HostFacts, rules: &str) -> Unit {
     unit
 }
 
-/// The lines by which a listener moves with the endpoint's unit.
-pub(crate) fn follows(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
+/// The lines by which a unit stops and starts with an anchor, and comes after it.
+fn part_of(anchor: &str, why: &'static str, wants: bool, facts: &HostFacts) -> Vec<Entry> {
     if facts.nixos.is_none() {
         return Vec::new();
     }
-    let endpoint = || Value::words([Names(&instance.name).endpoint()]);
-    vec![
-        entry("PartOf", endpoint(), "it closes and opens the listener when the endpoint changed"),
-        Entry { directive: "Wants".into(), value: endpoint(), since: 0, why: None },
-        Entry { directive: "After".into(), value: endpoint(), since: 0, why: None },
-    ]
+    let line = |directive| Entry::new(directive, Value::words([anchor]));
+    let mut lines = vec![line("PartOf").because(why)];
+    lines.extend(wants.then(|| line("Wants")));
+    lines.push(line("After"));
+    lines
+}
+
+/// The lines by which a listener moves with the endpoint's unit.
+pub(crate) fn follows(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
+    let why = "it closes and opens the listener when the endpoint changed";
+    part_of(&Names(&instance.name).endpoint(), why, true, facts)
 }
 
 /// The lines by which a proxy gives up the old listener.
 pub(crate) fn leaves(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
-    if facts.nixos.is_none() {
-        return Vec::new();
-    }
-    let endpoint = || Value::words([Names(&instance.name).endpoint()]);
     let why = "it holds the old listener open, and the new one opens only when it is gone";
-    vec![
-        entry("PartOf", endpoint(), why),
-        Entry { directive: "After".into(), value: endpoint(), since: 0, why: None },
-    ]
+    part_of(&Names(&instance.name).endpoint(), why, false, facts)
 }
 
 /// The lines by which a namespace restarts with the identity's unit, and its server with it.
 pub(crate) fn belongs(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
-    if facts.nixos.is_none() {
-        return Vec::new();
-    }
-    let identity = || Value::words([Names(&instance.name).identity()]);
-    vec![
-        entry("PartOf", identity(), "what is somebody else's by now is not held any longer"),
-        Entry { directive: "Wants".into(), value: identity(), since: 0, why: None },
-        Entry { directive: "After".into(), value: identity(), since: 0, why: None },
-    ]
+    let why = "what is somebody else's by now is not held any longer";
+    part_of(&Names(&instance.name).identity(), why, true, facts)
 }
 
 /// A service that does nothing but be active, and so restarts with its text.
