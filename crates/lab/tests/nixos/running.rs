@@ -30,6 +30,7 @@ fn a_fleet_runs_from_the_store() {
     for instance in INSTANCES {
         wait_until_healthy(&machine, instance);
     }
+    only_the_configuration_changes_the_host(&machine);
     only_the_closure_is_visible(&machine);
     nothing_else_of_the_host(&machine);
     the_environment(&machine);
@@ -39,6 +40,19 @@ fn a_fleet_runs_from_the_store() {
     the_proxy_sees_only_its_own(&machine);
     another_generation(&machine);
     garbage_and_a_reboot(&mut machine);
+}
+
+/// The commands that would change the host refuse; `check` reads what the configuration installed.
+fn only_the_configuration_changes_the_host(machine: &Machine) {
+    let before = INSTANCES.map(|instance| pid(machine, instance));
+    for command in ["plan", "apply", "remove", "render"] {
+        let output = machine.run(["opencode-instances", command]).unwrap();
+        assert!(!output.success(), "{command}");
+        assert!(output.stderr.contains("NixOS configuration declares"), "{command}: {output}");
+    }
+    let said = sh(machine, "opencode-instances check");
+    assert!(said.contains("instances.json is accepted: 3 enabled"), "{said}");
+    assert_eq!(before, INSTANCES.map(|instance| pid(machine, instance)));
 }
 
 fn only_the_closure_is_visible(machine: &Machine) {
