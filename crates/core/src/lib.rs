@@ -11,6 +11,7 @@ pub mod desired;
 pub mod diagnostic;
 pub mod facts;
 mod host_files;
+pub mod json;
 pub mod layout;
 pub mod lower;
 pub mod nft;

@@ -47,6 +47,8 @@ pub enum Value {
     Boolean(bool),
     /// An integer that fits 64 bits.
     Integer(i64),
+    /// A finite number with a fraction or an exponent.
+    Float(f64),
     /// A string.
     String(String),
     /// An array.
@@ -55,7 +57,8 @@ pub enum Value {
     Table(Vec<(String, Origin, Node)>),
     /// JSON's `null`; TOML has none.
     Null,
-    /// What no option takes: floats, dates, integers beyond 64 bits. Holds the type's name.
+    /// What no option takes: dates, integers beyond 64 bits, floats that are no numbers. Holds the
+    /// type's name.
     Other(&'static str),
 }
 
@@ -65,6 +68,7 @@ impl Value {
         match self {
             Self::Boolean(_) => "boolean",
             Self::Integer(_) => "integer",
+            Self::Float(_) => "float",
             Self::String(_) => "string",
             Self::Array(_) => "array",
             Self::Table(_) => "table",
@@ -130,7 +134,7 @@ fn from_toml(value: &Spanned<DeValue<'_>>, path: String, depth: usize) -> Node {
         DeValue::Boolean(flag) => Value::Boolean(*flag),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Value::Other("integer beyond 64 bits"), Value::Integer),
-        DeValue::Float(_) => Value::Other("float"),
+        DeValue::Float(number) => float(number.as_str()),
         DeValue::Datetime(_) => Value::Other("date"),
         DeValue::Array(items) => Value::Array(
             items
@@ -142,6 +146,12 @@ fn from_toml(value: &Spanned<DeValue<'_>>, path: String, depth: usize) -> Node {
         DeValue::Table(table) => from_toml_table(table, &path, depth),
     };
     Node { value: typed, at: Origin { span: Some(span_of(value)), path } }
+}
+
+/// TOML has infinities and numbers that are none; JSON, which is what is written, has not.
+fn float(text: &str) -> Value {
+    let number = text.replace('_', "").parse().ok().filter(|number: &f64| number.is_finite());
+    number.map_or(Value::Other("float that is no number"), Value::Float)
 }
 
 fn span_of<T>(value: &Spanned<T>) -> Span {
@@ -217,8 +227,8 @@ impl<'de> Visitor<'de> for JsonNode<'_> {
         Ok(self.node(value))
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Node, E> {
-        Ok(self.node(Value::Other("float")))
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Node, E> {
+        Ok(self.node(Value::Float(number)))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Node, E> {
