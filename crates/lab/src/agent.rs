@@ -1,9 +1,18 @@
 //! The agent of an instance: commands run where its tools run, through the real server's own API.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::fleet;
 use crate::machine::Machine;
+use crate::model::Model;
+
+/// How long a request may take that calls no model.
+const PATIENCE: Duration = Duration::from_secs(50);
+/// How much longer the command may take that sends a request.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// A session with an instance's server.
 #[derive(Debug)]
@@ -35,35 +44,93 @@ impl<'a> Agent<'a> {
 
     /// Sends a request with a JSON body and returns the JSON answer.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.request(&["--data-binary", &body.to_string()], path)
+        self.request(PATIENCE, &["--data-binary", &body.to_string()], path)
     }
 
     /// Returns a JSON answer.
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.request(&[], path)
+        self.request(PATIENCE, &[], path)
     }
 
     /// Runs a shell command as the agent's tools do; returns what it printed, both streams.
     pub fn shell(&self, command: &str) -> Result<String> {
         let path = format!("session/{}/shell", self.session);
         let answer = self.post(&path, &json!({ "agent": "build", "command": command }))?;
-        text(&answer, "/parts/0/state/output")
-            .or_else(|| text(&answer, "/parts/0/state/error"))
+        let part = answer.pointer("/parts/0");
+        part.and_then(output)
             .with_context(|| format!("the shell endpoint gave no output: {answer}"))
     }
 
-    fn request(&self, options: &[&str], path: &str) -> Result<Value> {
+    /// Gives the model a prompt and waits until the agent's turn is over. Returns what its tools
+    /// answered, whether they succeeded or not, in the order of their calls.
+    ///
+    /// A turn does not end while a tool waits for a permission, or while no model answers; it goes
+    /// on when this has given up, and takes what is left in the model's queue.
+    pub fn prompt(&self, prompt: &str) -> Result<Vec<String>> {
+        let path = format!("session/{}/message", self.session);
+        let body = json!({ "parts": [{ "type": "text", "text": prompt }] }).to_string();
+        let last = self
+            .request(fleet::PATIENCE, &["--data-binary", &body], &path)
+            .with_context(|| self.holdup())?;
+        // The last message of several that answer the prompt.
+        let asked = text(&last, "/info/parentID")
+            .with_context(|| format!("the prompt has no answer: {last}"))?;
+        let messages = self.get(&path)?;
+        let mut outputs = Vec::new();
+        for message in messages.as_array().into_iter().flatten() {
+            if text(message, "/info/parentID").as_ref() != Some(&asked) {
+                continue;
+            }
+            if let Some(error) = message.pointer("/info/error") {
+                bail!("the agent's turn failed: {error}");
+            }
+            let parts = message.pointer("/parts").and_then(Value::as_array);
+            outputs.extend(parts.into_iter().flatten().filter_map(output));
+        }
+        Ok(outputs)
+    }
+
+    /// Runs a command with the agent's `bash` tool, called by the model; returns what it printed.
+    ///
+    /// Unlike the one of [`Self::shell`] it is no login shell, and its command is expanded once.
+    /// Unless the configuration allows `external_directory`, a command such as `cat` with a path
+    /// outside the project waits for a permission.
+    pub fn bash(&self, model: &Model, command: &str) -> Result<String> {
+        model.will_run(command);
+        let mut outputs = self.prompt("Go on.")?;
+        match (outputs.pop(), outputs.as_slice()) {
+            (Some(output), []) => Ok(output),
+            (last, others) => bail!("not the one call that was to be: {others:?} {last:?}"),
+        }
+    }
+
+    /// Why a turn may not have ended: what sessions are at, and which permissions are asked for.
+    fn holdup(&self) -> String {
+        let state = ["session/status", "permission"].map(|path| match self.get(path) {
+            Ok(value) => format!("{path}: {value}"),
+            Err(error) => format!("{path}: {error:#}"),
+        });
+        state.join("; ")
+    }
+
+    fn request(&self, patience: Duration, options: &[&str], path: &str) -> Result<Value> {
         let url = format!("{}{path}", self.url);
-        let mut argv = vec!["curl", "--silent", "--show-error", "--max-time", "50"];
+        let limit = patience.as_secs().to_string();
+        let mut argv = vec!["curl", "--silent", "--show-error", "--max-time", &limit];
         argv.extend(["--header", "content-type: application/json"]);
         argv.extend(options);
         argv.push(&url);
-        let answer = self.machine.run(argv)?.ok()?;
+        let answer = self.machine.run_for(patience + MARGIN, argv)?.ok()?;
         match serde_json::from_str(&answer) {
             Ok(value) => Ok(value),
             Err(error) => bail!("{path} answers no JSON ({error}): {answer}"),
         }
     }
+}
+
+/// What a tool answered, if a part of a message is a call of one.
+fn output(part: &Value) -> Option<String> {
+    text(part, "/state/output").or_else(|| text(part, "/state/error"))
 }
 
 fn text(value: &Value, pointer: &str) -> Option<String> {

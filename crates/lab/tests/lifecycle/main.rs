@@ -16,6 +16,7 @@ mod interrupted;
 mod old_systemd;
 mod options;
 mod own;
+mod prompting;
 mod rebooting;
 mod refusing;
 mod serving;
