@@ -96,6 +96,49 @@ let
     descriptionClass = "composite";
   };
 
+  variable = types.oneOf [
+    types.bool
+    types.int
+    types.str
+    types.path
+  ];
+
+  # As `pkgs.formats.json` has it.
+  json =
+    types.nullOr (
+      types.oneOf [
+        types.bool
+        types.int
+        types.float
+        types.str
+        types.path
+        (types.attrsOf json)
+        (types.listOf json)
+      ]
+    )
+    // {
+      description = "JSON value";
+      descriptionClass = "noun";
+    };
+
+  # A path literal or a package stands for the file that it is in the store.
+  stored = types.mkOptionType {
+    name = "stored";
+    description = "path literal or package";
+    descriptionClass = "noun";
+    check = value: builtins.isPath value || lib.isDerivation value;
+  };
+  content = types.coercedTo stored (file: { inherit file; }) (
+    types.either types.lines (
+      types.submodule {
+        options.file = mkOption {
+          type = types.path;
+          description = "The file that has the text.";
+        };
+      }
+    )
+  );
+
   # The options that are the same for every instance.
   shared = {
     enable = inherited "enable" (mkOption {
@@ -129,6 +172,189 @@ let
         '';
       }
     );
+    settings = inherited "settings" (mkOption {
+      type = types.attrsOf json;
+      default = { };
+      example = {
+        model = "anthropic/claude-sonnet-4-5";
+      };
+      description = ''
+        What the server runs with: opencode's own configuration, in its own words. It is linked to
+        `.config/opencode/opencode.json` below {option}`stateDir`, and {command}`check` holds it
+        against the schema of the opencode that {option}`package` is. The project's own
+        `opencode.json` outranks it. Everybody on the host can read it: keys belong into
+        {option}`credentials`, and here `{credential:<name>}` stands for them. Where order has a
+        meaning, in `permission` and `tools`, a list of tables with one key each keeps it.
+      '';
+    });
+    configFile = inherited "configFile" (mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/etc/opencode/website.json";
+      description = ''
+        A configuration file of yours in the place of {option}`settings`, read-only in the
+        sandbox. A change of it is seen at the next start of the server.
+      '';
+    });
+    enforcedSettings = inherited "enforcedSettings" (mkOption {
+      type = types.attrsOf json;
+      default = { };
+      example = {
+        share = "disabled";
+      };
+      description = ''
+        What neither the project nor anything below {option}`stateDir` can override key by key: it
+        is {file}`/etc/opencode/opencode.json` in the sandbox, which outranks every other file.
+      '';
+    });
+    trustProject = inherited "trustProject" (mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether the project may configure the server: its `opencode.json`, its `.opencode`
+        directory with plugins, agents and tools, its `AGENTS.md`. Plugins run in the server when
+        the first request comes.
+      '';
+    });
+    agents = inherited "agents" (mkOption {
+      type = types.attrsOf content;
+      default = { };
+      example = {
+        review = {
+          file = "/etc/opencode/review.md";
+        };
+      };
+      description = ''
+        Agents of the instance's own, `agents/<name>.md`: Markdown with a YAML header.
+
+        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
+        to.
+      '';
+    });
+    commands = inherited "commands" (mkOption {
+      type = types.attrsOf content;
+      default = { };
+      example = {
+        lint = "Run the linter and mend what it says.";
+      };
+      description = ''
+        Commands of the instance's own, `commands/<name>.md`.
+
+        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
+        to.
+      '';
+    });
+    skills = inherited "skills" (mkOption {
+      type = types.attrsOf content;
+      default = { };
+      example = {
+        release = {
+          file = "/etc/opencode/skills/release";
+        };
+      };
+      description = ''
+        Skills of the instance's own: `skills/<name>/SKILL.md` with this text, or a `file` that is
+        such a directory.
+
+        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
+        to.
+      '';
+    });
+    plugins = inherited "plugins" (mkOption {
+      type = types.attrsOf content;
+      default = { };
+      example = {
+        "notify.js" = {
+          file = "/etc/opencode/notify.js";
+        };
+      };
+      description = ''
+        Plugins of the instance's own, `plugins/<name>`; a name ends in `.js` or `.ts`. They run
+        in the server.
+
+        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
+        to.
+      '';
+    });
+    instructions = inherited "instructions" (mkOption {
+      type = types.nullOr content;
+      default = null;
+      example = "Answer in English.";
+      description = ''
+        What every session is told, `AGENTS.md`.
+
+        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
+        to.
+      '';
+    });
+    environment = inherited "environment" (mkOption {
+      type = types.attrsOf variable;
+      default = { };
+      example = {
+        EDITOR = "vim";
+      };
+      description = ''
+        Variables of the server, its tools and the scripts. They outrank the unit's own, and
+        {option}`environmentFile` outranks them. Everybody on the host can read them.
+      '';
+    });
+    environmentFile = inherited "environmentFile" (mkOption {
+      type = types.coercedTo path lib.singleton (types.listOf path);
+      default = [ ];
+      example = "/run/secrets/website.env";
+      description = ''
+        Files of variables, one `<name>=value` a line, which systemd reads when the server starts.
+        They must be root's and not readable by everybody. Without one of them the server does not
+        start.
+
+        A path must be a string, such as `"/run/secrets/website"`: a path literal such as
+        `./website` would be copied to the store, where everybody can read it.
+      '';
+    });
+    credentials = inherited "credentials" (mkOption {
+      type = types.attrsOf path;
+      default = { };
+      example = {
+        anthropic = "/run/secrets/anthropic";
+      };
+      description = ''
+        Files whose content {option}`settings` can name as `{credential:<name>}`. systemd reads
+        them when the server starts, and shows them to this server alone, at
+        {file}`/run/credentials/opencode-INSTANCE.service/<name>`. They must be root's and not
+        readable by everybody.
+
+        A path must be a string, such as `"/run/secrets/website"`: a path literal such as
+        `./website` would be copied to the store, where everybody can read it.
+      '';
+    });
+    restartOnSecretChange = inherited "restartOnSecretChange" (mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether the server restarts when one of its secrets is replaced:
+        {option}`environmentFile`, {option}`credentials`, {option}`auth.passwordFile`.
+      '';
+    });
+    preInitScript = inherited "preInitScript" (mkOption {
+      type = types.nullOr types.lines;
+      default = null;
+      example = "git config --global user.name website";
+      description = ''
+        Commands for bash that run once, before anything is made in an empty {option}`stateDir`:
+        as the instance's user in its sandbox, without the project. One that fails keeps the
+        server down, and everything starts over at the next start.
+      '';
+    });
+    postInitScript = inherited "postInitScript" (mkOption {
+      type = types.nullOr types.lines;
+      default = null;
+      example = "mkdir notes";
+      description = ''
+        The same after the directories and links of {option}`stateDir` are made.
+      '';
+    });
     path = inherited "path" (mkOption {
       type = types.listOf (types.either types.package path);
       default = [ ];
@@ -233,8 +459,16 @@ let
           server starts. It must be root's, not readable by everybody, and only root may be able to
           replace it.
 
-          The path must be a string, such as `"/run/secrets/website"`: a path literal such as
+          A path must be a string, such as `"/run/secrets/website"`: a path literal such as
           `./website` would be copied to the store, where everybody can read it.
+        '';
+      });
+      username = inherited "auth.username" (mkOption {
+        type = types.str;
+        default = "opencode";
+        example = "team";
+        description = ''
+          The user's name that the server asks for beside the password.
         '';
       });
     };

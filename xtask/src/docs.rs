@@ -23,7 +23,7 @@ fn all() -> Result<[(&'static str, String); 5]> {
     Ok([
         ("docs/commands.md", commands::text()),
         ("docs/diagnostics.md", diagnostics::text()),
-        ("docs/options.md", options::text()),
+        ("docs/configuration.md", options::text()),
         ("nix/instance-options.nix", nix::text()?),
         ("schema/spec.schema.json", schema::text()?),
     ])

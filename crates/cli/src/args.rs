@@ -1,6 +1,8 @@
 //! The command line. Help texts, completions and the man page all come from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use instances_core::spec::InstanceName;
@@ -62,9 +64,18 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<std::ffi::OsString>,
     },
-    /// Make the directories of an empty HOME [called by units]
+    /// Initialise an empty HOME and keep the links in it [called by units]
     #[command(hide = true)]
-    Setup,
+    Setup(Setup),
+    /// Restart a server for its new secrets [called by units]
+    #[command(hide = true)]
+    Renew {
+        /// The instance
+        name: InstanceName,
+        /// The program that asks systemd
+        #[arg(long)]
+        systemctl: PathBuf,
+    },
     /// Make or remove an instance's network namespace [called by units]
     #[command(hide = true, subcommand)]
     Net(Net),
@@ -273,9 +284,41 @@ pub(crate) struct Prepare {
     #[arg(long)]
     pub(crate) shell: String,
     /// Make a password unless there is one
-    #[arg(long, conflicts_with = "password_file")]
-    pub(crate) password: bool,
-    /// Refuse this password file unless only root can change what it holds
     #[arg(long)]
-    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) password: bool,
+    /// Refuse this secret, which an option names, unless only root can change what it holds
+    #[arg(long = "secret", value_name = "OPTION:FILE")]
+    pub(crate) secrets: Vec<NamedFile>,
+    /// Refuse this file or directory unless only root can change it
+    #[arg(long, value_name = "OPTION:FILE")]
+    pub(crate) shown: Vec<NamedFile>,
+}
+
+/// A file with the option that names it.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedFile {
+    pub(crate) option: String,
+    pub(crate) file: PathBuf,
+}
+
+impl FromStr for NamedFile {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (option, file) = text.split_once(':').ok_or("it has no colon")?;
+        Ok(Self { option: option.to_owned(), file: file.into() })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// The links to keep; the scripts lie beside it
+    #[arg(long)]
+    pub(crate) plan: PathBuf,
+    /// What runs the scripts
+    #[arg(long)]
+    pub(crate) shell: PathBuf,
+    /// Prefixes of programs, in front of PATH, joined by colons
+    #[arg(long, default_value = "")]
+    pub(crate) path: OsString,
 }

@@ -107,6 +107,26 @@ backslash as its last character, and it does not start with a quote: NixOS's
     SecretInStore "E0218" "a secret in the Nix store"
 "Every user and every instance with `nix.enable` can read `/nix/store`. Name a file that only root
 can read, for example one that sops-nix or agenix writes below `/run/secrets`."
+    BadVariable "E0219" "not the name of an environment variable"
+"A name is a letter or underscore, followed by letters, digits and underscores. systemd ignores any
+other."
+    ReservedVariable "E0220" "a variable that carries the isolation"
+"The instance rests on this variable: with another value the server would look for its state, its
+password or its configuration elsewhere. What can be chosen has an option of its own. A variable of
+`environmentFile` is not looked at, since that file is read by systemd alone: do not set these there."
+    BadCredential "E0221" "not the name of a credential"
+"The name becomes that of a file, and stands in `{credential:NAME}`. `password` is the one that the
+server itself is given."
+    BadContentName "E0222" "a name that cannot be a file of its kind"
+"The name becomes that of a file below `.config/opencode`, where opencode finds agents, commands, skills
+and plugins by it."
+    BadOrder "E0223" "an ordered list whose entry is no single rule"
+"In `permission` and `tools` the last rule that matches counts. Where the order of a table would get
+lost, as in Nix, a list of tables with one key each keeps it."
+    EmptyScript "E0224" "a script without a command"
+"A script that does nothing is most likely a mistake."
+    BadUsername "E0225" "a user's name that HTTP cannot send"
+"The server asks for name and password by HTTP's Basic authentication, where a colon ends the name."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -127,9 +147,10 @@ a loopback address."
 "The instance with the outer directory could replace everything in the inner one, and could make the
 inner one's server run its plugins. Give each instance its own directory; two instances may share
 one directory exactly, which is reported as a warning."
-    WritablePackage "E0308" "a package that an agent can write"
-"The package is what the server and its supervisor start. Inside a project or a state directory, an
-agent could replace it, and so run its own program as another instance."
+    WritablePackage "E0308" "a program or file that an agent can write"
+"The package is what the server and its supervisor start, and the sandbox shows what `path`, `configFile`
+and the like name. Inside a project or a state directory, an agent could replace it, and so run its own
+program as another instance, or have any other file of the host shown in its place."
     FirewallOnLoopback "E0309" "a firewall that is opened for a loopback listener"
 "Nobody outside the host can reach a loopback address, so an open port would be one for whatever
 listens on that port next. Listen on an address of the host, or leave the firewall closed."
@@ -141,12 +162,25 @@ without it."
 for none."
     WritableSecret "E0312" "a secret that an agent can replace"
 "systemd reads this file as root. Inside a project or a state directory an agent could put a link to
-any file of the host in its place, and read that as its password. What only the host shows, a link that leads
+any file of the host in its place, and read that as its secret. What only the host shows, a link that leads
 there, somebody else who could replace a part of the path, or a file that everybody can read, is
 refused by `apply` and when the instance starts."
     OpenToBuilds "E0313" "the Nix daemon beside an instance without a password"
 "What the agent has the Nix daemon build runs in the host's network, where it reaches the listener of
 every instance. One that asks for no password would run its commands."
+    TwoConfigurations "E0314" "settings beside a configuration file"
+"`configFile` is the whole configuration, and `settings` would be too: there is one place for it. What
+must hold with either is `enforcedSettings`."
+    UnknownCredential "E0315" "a credential that is not declared"
+"`{credential:NAME}` in `settings` stands for the content of the file that `credentials.NAME` names. The
+server would refuse to start without it."
+    HiddenFile "E0316" "a file that the sandbox does not show"
+"The server reads `{file:PATH}` in its sandbox, which shows nothing of the host's `/run`. A credential is
+shown to the server alone, whoever owns the file, and follows when the file is replaced."
+    BadSetting "E0317" "a setting that this opencode does not take"
+"`settings` and `enforcedSettings` are held against the schema of the opencode that `package` is, as the
+program itself prints it. opencode drops an unknown key without a word, and with a value of a wrong type
+it refuses to start or to serve the project."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -170,6 +204,23 @@ read everything in the world-readable store, and delete from it what nothing ref
     SharedPassword "W0407" "one password for two instances"
 "Each agent can read the password of its own server, and so knows the other's. Name one file for each
 instance, or leave `auth.passwordFile` out to have passwords made."
+    NoModel "W0408" "no model is configured"
+"Without `model`, opencode 1.x picks one itself: that of a provider whose key it finds, and otherwise one
+of opencode.ai's own. The code of the project then goes to a provider that nobody named. The project's
+own `opencode.json` may name a model too, which is not looked at here."
+    OtherSchema "W0409" "settings held against another version's schema"
+"The version of this opencode is not known, or its schema is not among those that ship with this program.
+`opencode-instances schema --package PATH` prints the schema of a package."
+    KeyInSpecification "W0410" "a secret in the specification"
+"Everybody on the host can read what a unit file or a generated configuration says, and on NixOS the
+store. Put it into a file that only root can read: `environmentFile` for variables, `credentials` for
+settings."
+    OpenPermissions "W0411" "permissions that the project can lift"
+"Permissions of an agent outrank the general ones, and a project may define agents. So a project can lift
+what `enforcedSettings.permission` says, unless `trustProject` is off. The sandbox holds all the same."
+    NewOpencode "W0412" "an opencode that was not tested"
+"The flags, paths and variables of opencode 2 are taken from its documents; nothing of it was run. It is
+said to rewrite the database of 1.x in place: keep a copy of the state directory."
 }
 
 impl Code {

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
-use crate::raw::{Located, RawInstance};
+use crate::raw::{Located, RawContent, RawInstance};
 use crate::spec::{AbsPath, Instance};
 
 /// An instance and where its parts were typed.
@@ -27,8 +27,9 @@ pub(crate) struct Places {
     user: Origin,
     listen: Origin,
     package: Origin,
-    /// One for each entry of `path`.
-    path: Vec<Origin>,
+    /// Every path that stands in a list or a table, with its place.
+    listed: Vec<(String, Origin)>,
+    name: Origin,
     auth: Origin,
     password_file: Origin,
     firewall: Origin,
@@ -49,13 +50,38 @@ impl Places {
                 place(raw.listen_port.as_ref()).or_else(|| place(raw.listen_address.as_ref())),
             ),
             package: or_name(place(raw.package.as_ref())),
-            path: raw.path.iter().flat_map(|list| &list.value).map(|one| one.at.clone()).collect(),
+            listed: listed(raw).map(|one| (one.value.clone(), one.at.clone())).collect(),
+            name: name.at.clone(),
             auth: or_name(place(raw.auth_enable.as_ref())),
             password_file: or_name(place(raw.auth_password_file.as_ref())),
             firewall: or_name(place(raw.open_firewall.as_ref())),
             nix: or_name(place(raw.nix_enable.as_ref())),
         }
     }
+}
+
+impl Places {
+    /// Where a path of a list or a table was typed.
+    fn of_path(&self, path: &AbsPath) -> &Origin {
+        let typed = self.listed.iter().find(|(text, _)| text == path.as_str());
+        typed.map_or(&self.name, |(_, at)| at)
+    }
+}
+
+/// The paths that options other than those of one path name.
+fn listed(raw: &RawInstance) -> impl Iterator<Item = &Located<String>> {
+    let contents = [&raw.agents, &raw.commands, &raw.skills, &raw.plugins];
+    let contents = contents.into_iter().flatten().flat_map(|typed| &typed.value);
+    let contents = contents.map(|(_, content)| content);
+    let contents = contents.chain(raw.instructions.iter().map(|typed| &typed.value));
+    let files = contents.filter_map(|content| match content {
+        RawContent::File(path) => Some(path),
+        RawContent::Text(_) => None,
+    });
+    let path = raw.path.iter().flat_map(|list| &list.value);
+    let environment = raw.environment_file.iter().flat_map(|list| &list.value.0);
+    let credentials = raw.credentials.iter().flat_map(|table| &table.value).map(|(_, file)| file);
+    path.chain(environment).chain(credentials).chain(raw.config_file.iter()).chain(files)
 }
 
 /// Judges the instances against each other.
@@ -295,14 +321,16 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
         if let Some(outer) = tree.on_the_way_to(instance.package.as_str()).next() {
             diagnostics.push(writable_package(owner, &owner.at.package, "package", outer));
         }
-        for (prefix, at) in instance.path.iter().zip(&owner.at.path) {
-            if let Some(outer) = tree.on_the_way_to(prefix.as_str()).next() {
-                diagnostics.push(writable_package(owner, at, "path", outer));
+        let path = instance.path.iter().map(|prefix| ("path", prefix));
+        for (option, path) in path.chain(instance.shown_files()) {
+            if let Some(outer) = tree.on_the_way_to(path.as_str()).next() {
+                diagnostics.push(writable_package(owner, owner.at.of_path(path), option, outer));
             }
         }
-        let secret = instance.auth_password_file.as_ref();
-        if let Some(outer) = secret.and_then(|path| tree.on_the_way_to(path.as_str()).next()) {
-            diagnostics.push(writable_secret(owner, outer));
+        for (option, path) in instance.secrets() {
+            if let Some(outer) = tree.on_the_way_to(path.as_str()).next() {
+                diagnostics.push(writable_secret(owner, &option, path, outer));
+            }
         }
     }
     for inner in &claims {
@@ -387,11 +415,12 @@ fn writable_package(owner: &Placed, at: &Origin, option: &str, outer: &Claim<'_>
     .also(outer.at(), outer.words())
 }
 
-fn writable_secret(owner: &Placed, outer: &Claim<'_>) -> Diagnostic {
+fn writable_secret(owner: &Placed, option: &str, path: &AbsPath, outer: &Claim<'_>) -> Diagnostic {
+    let password = option == "auth.passwordFile";
     Diagnostic::new(
         Code::WritableSecret,
-        &owner.at.password_file,
-        format!("the password file of `{}` lies inside the {}", owner.instance.name, outer.words()),
+        if password { &owner.at.password_file } else { owner.at.of_path(path) },
+        format!("`{option}` of `{}` lies inside the {}", owner.instance.name, outer.words()),
         "an agent can write here",
         "move it where only root can write, for example below `/etc/opencode-secrets`",
     )

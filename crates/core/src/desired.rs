@@ -1,13 +1,15 @@
 //! `Spec → Desired`: every file that should be on the host, with what a change of it asks for.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config;
 use crate::facts::HostFacts;
 use crate::host_files;
 use crate::plan::{digest, digest_of};
-use crate::spec::{Instance, Spec};
+use crate::spec::{AbsPath, AccountName, Argument, Credential, Instance, InstanceName, Spec};
 use crate::unit::{HEADER, Omitted, Unit};
 use crate::units::{self, NO_GENERATION, Names, TARGET};
 
@@ -85,11 +87,48 @@ pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
 /// The record that is installed with each instance, so that `status` and `url` know it without the
 /// specification.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Record<'a> {
     version: u32,
     generation: String,
-    #[serde(flatten)]
-    instance: &'a Instance,
+    /// The first number of opencode's version.
+    opencode: u32,
+    name: &'a InstanceName,
+    directory: &'a AbsPath,
+    state_dir: &'a AbsPath,
+    user: &'a AccountName,
+    listen: SocketAddr,
+    package: &'a AbsPath,
+    auto_start: bool,
+    trust_project: bool,
+    auth_enable: bool,
+    auth_username: &'a Argument,
+    auth_password_file: &'a Option<AbsPath>,
+    environment_file: &'a [AbsPath],
+    credentials: &'a [Credential],
+}
+
+impl<'a> Record<'a> {
+    fn of(instance: &'a Instance, facts: &HostFacts, generation: String) -> Self {
+        Self {
+            version: 1,
+            generation,
+            opencode: facts.dialect(instance).major,
+            name: &instance.name,
+            directory: &instance.directory,
+            state_dir: &instance.state_dir,
+            user: &instance.user,
+            listen: instance.listen,
+            package: &instance.package,
+            auto_start: instance.auto_start,
+            trust_project: instance.trust_project,
+            auth_enable: instance.auth_enable,
+            auth_username: &instance.auth_username,
+            auth_password_file: &instance.auth_password_file,
+            environment_file: &instance.environment_file,
+            credentials: &instance.credentials,
+        }
+    }
 }
 
 impl Desired {
@@ -107,9 +146,9 @@ impl Desired {
     }
 
     /// Gives the main unit the name of its generation: a digest of its text, of that of the
-    /// namespace's unit but for the policy, and of the files that the sandbox shows. By it `status`
+    /// namespace's unit but for the policy, and of the files that the server reads. By it `status`
     /// sees whether the server runs as it was last declared.
-    fn seal(&mut self, names: Names<'_>, etc: &[(&str, String)]) -> String {
+    fn seal(&mut self, names: Names<'_>, read: &[(String, String)]) -> String {
         let text_of = |unit: String| match self.files.get(&format!("{UNIT_DIR}/{unit}")) {
             Some(File { content: Content::Text(text), .. }) => text.as_str(),
             _ => "",
@@ -117,8 +156,8 @@ impl Desired {
         let policy = |line: &&str| line.starts_with(units::RELOADS);
         let net = text_of(names.net()).split_inclusive('\n').filter(|line| !policy(line));
         let main = text_of(names.main());
-        let etc = etc.iter().flat_map(|(name, text)| ["\0", name, "\0", text.as_str()]);
-        let parts = [main, "\0"].into_iter().chain(net).chain(etc);
+        let read = read.iter().flat_map(|(name, text)| ["\0", name, "\0", text.as_str()]);
+        let parts = [main, "\0"].into_iter().chain(net).chain(read);
         let mut generation = digest_of(parts.map(str::as_bytes));
         generation.truncate(NO_GENERATION.len());
         let main = self.files.get_mut(&format!("{UNIT_DIR}/{}", names.main()));
@@ -152,10 +191,16 @@ impl Desired {
             self.unit(&unit, facts, effects);
         }
         let etc = host_files::sandbox_etc(instance);
-        let generation = self.seal(names, &etc);
-        for (name, text) in etc {
+        let mut read: Vec<_> =
+            etc.into_iter().map(|(name, text)| (format!("etc/{name}"), text)).collect();
+        read.extend(config::files(instance));
+        read.extend(config::enforced(instance));
+        read.push(config::plan(instance));
+        let generation = self.seal(names, &read);
+        // The scripts run once, and ask for nothing.
+        for (name, text) in read.into_iter().chain(config::scripts(instance)) {
             // The main unit names the generation, so that it changes with these.
-            let path = format!("{}/etc/{name}", names.config_dir());
+            let path = format!("{}/{name}", names.config_dir());
             self.file(path, Content::Text(text), Vec::new());
         }
         self.restarts(instance);
@@ -169,7 +214,7 @@ impl Desired {
             let path = format!("/etc/tmpfiles.d/opencode-{}.conf", instance.name);
             self.file(path.clone(), Content::Text(text), vec![Effect::Directories(path)]);
         }
-        let record = serde_json::to_string_pretty(&Record { version: 1, generation, instance });
+        let record = serde_json::to_string_pretty(&Record::of(instance, facts, generation));
         if let Ok(record) = record {
             let path = format!("{}/instance.json", names.config_dir());
             self.file(path, Content::Text(record + "\n"), Vec::new());

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dialect::Dialect;
+use crate::spec::Instance;
 use crate::text::AbsPath;
 
 /// The oldest systemd whose units are rendered and tested.
@@ -25,6 +27,12 @@ pub struct HostFacts {
     pub shell: AbsPath,
     /// The path of `getent`, which asks for the numbers of accounts.
     pub getent: AbsPath,
+    /// The path of `systemctl`.
+    #[serde(default = "systemctl")]
+    pub systemctl: AbsPath,
+    /// The version of opencode, such as `1.18.33`, by the value of `package`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub opencode: BTreeMap<String, String>,
     /// What NixOS has in the place of `/usr` and `/etc`; its `switch-to-configuration` is then who
     /// restarts units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,8 +112,20 @@ impl HostFacts {
             nft: AbsPath::literal("/usr/sbin/nft"),
             shell: AbsPath::literal("/bin/bash"),
             getent: AbsPath::literal("/usr/bin/getent"),
+            systemctl: systemctl(),
+            opencode: BTreeMap::new(),
             nixos: None,
         }
+    }
+
+    /// The version of an instance's opencode, where it is known.
+    pub fn version_of(&self, instance: &Instance) -> Option<&str> {
+        self.opencode.get(instance.package.as_str()).map(String::as_str)
+    }
+
+    /// How an instance's opencode is called and asked.
+    pub fn dialect(&self, instance: &Instance) -> &'static Dialect {
+        Dialect::of(self.version_of(instance))
     }
 
     /// Refuses a systemd that would ignore directives which all supported versions know, and
@@ -130,6 +150,10 @@ impl HostFacts {
         }
         Ok(())
     }
+}
+
+fn systemctl() -> AbsPath {
+    AbsPath::literal("/usr/bin/systemctl")
 }
 
 /// Whether systemd takes it in `Environment=`.

@@ -2,8 +2,6 @@
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use crate::node::{Node, Value};
-
 /// A JSON value whose tables keep their order. There is no `null`: what is `null` is not set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
@@ -21,30 +19,43 @@ pub enum Json {
     Table(Vec<(String, Json)>),
 }
 
-impl Json {
-    /// What a node holds, without what is `null` in it; `None` for `null` itself and for what JSON
-    /// cannot say.
-    pub fn of(node: &Node) -> Option<Self> {
-        Some(match &node.value {
-            Value::Boolean(flag) => Self::Boolean(*flag),
-            Value::Integer(number) => Self::Integer(*number),
-            Value::Float(number) => Self::Float(*number),
-            Value::String(text) => Self::Text(text.clone()),
-            Value::Array(items) => Self::List(items.iter().filter_map(Self::of).collect()),
-            Value::Table(entries) => Self::Table(
-                entries
-                    .iter()
-                    .filter_map(|(key, _, value)| Some((key.clone(), Self::of(value)?)))
-                    .collect(),
-            ),
-            Value::Null | Value::Other(_) => return None,
-        })
+impl Default for Json {
+    fn default() -> Self {
+        Self::Table(Vec::new())
     }
+}
 
+impl Json {
     /// The value of a key, where this is a table that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
-        let Self::Table(entries) = self else { return None };
-        entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        self.entries().iter().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    /// What a table has; nothing for other values.
+    pub fn entries(&self) -> &[(String, Self)] {
+        let Self::Table(entries) = self else { return &[] };
+        entries
+    }
+
+    /// Whether there is nothing in a table.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Table(entries) if entries.is_empty())
+    }
+
+    /// The same with every string, keys excepted, replaced.
+    #[must_use]
+    pub fn map_texts(&self, replace: &impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(replace(text)),
+            Self::List(items) => {
+                Self::List(items.iter().map(|item| item.map_texts(replace)).collect())
+            }
+            Self::Table(entries) => {
+                let entry = |(key, value): &(String, Self)| (key.clone(), value.map_texts(replace));
+                Self::Table(entries.iter().map(entry).collect())
+            }
+            other => other.clone(),
+        }
     }
 }
 

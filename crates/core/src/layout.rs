@@ -19,3 +19,5 @@ pub const NETNS_DIR: &str = "/run/netns";
 pub const SERVER_PORT: u16 = 4096;
 /// The nft table inside each instance's namespace: `table inet opencode`.
 pub const NFT_TABLE: &str = "opencode";
+/// Whom a server asks for unless `auth.username` names another.
+pub const DEFAULT_USERNAME: &str = "opencode";

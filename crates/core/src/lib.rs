@@ -6,12 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod code;
+pub mod config;
+pub mod content;
 mod cross;
 pub mod desired;
 pub mod diagnostic;
+pub mod dialect;
 pub mod facts;
 mod host_files;
 pub mod json;
+mod keys;
 pub mod layout;
 pub mod lower;
 pub mod nft;

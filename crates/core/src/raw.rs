@@ -1,7 +1,7 @@
 //! What was typed, before anything is judged: every option optional, every value with its place.
 //!
 //! The one list of options stands here, in `options!`. From it come the decoder, the merge with
-//! `[defaults]`, the reference in `docs/options.md` and the test that no default is inert.
+//! `[defaults]`, the reference in `docs/configuration.md` and the test that no default is inert.
 
 use std::collections::BTreeSet;
 
@@ -60,6 +60,24 @@ pub enum Kind {
     Texts,
     /// systemd's directives, each with one value or a list of them.
     Directives,
+    /// An absolute path, or nothing.
+    OptionalPath,
+    /// An account's name at an HTTP server.
+    Username,
+    /// A program for the shell.
+    Script,
+    /// Environment variables.
+    Variables,
+    /// One secret path or a list of them.
+    SecretPaths,
+    /// Secret paths by name.
+    Secrets,
+    /// opencode's own configuration.
+    Settings,
+    /// A text, or a file that has it.
+    Content,
+    /// Texts or files, by name.
+    Contents,
 }
 
 impl Kind {
@@ -81,12 +99,42 @@ impl Kind {
                 "table of directives, each a string, a number, a boolean or a list of them"
                     .to_owned()
             }
+            Self::OptionalPath => "absolute path".to_owned(),
+            Self::Username => "name without a colon".to_owned(),
+            Self::Script => "commands for bash, of any number of lines".to_owned(),
+            Self::Variables => "table of strings, numbers and booleans".to_owned(),
+            Self::SecretPaths => {
+                "absolute path outside the Nix store, or a list of such paths".to_owned()
+            }
+            Self::Secrets => "table of absolute paths outside the Nix store".to_owned(),
+            Self::Settings => "table as opencode's own configuration has it".to_owned(),
+            Self::Content => "text, or `{ file = PATH }`".to_owned(),
+            Self::Contents => "table of texts, or of `{ file = PATH }`".to_owned(),
         }
     }
 }
 
 /// systemd's directives as typed, each with its values in order.
 pub type Directives = Vec<(Located<String>, Vec<Located<String>>)>;
+
+/// Texts by their names, as typed, in order.
+pub type Named = Vec<(Located<String>, Located<String>)>;
+
+/// One text or several, as typed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OneOrMany(pub Vec<Located<String>>);
+
+/// A text that stands in the specification, or a file that has it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RawContent {
+    /// The text.
+    Text(Located<String>),
+    /// The file's path.
+    File(Located<String>),
+}
+
+/// Texts or files by their names, as typed, in order.
+pub type RawContents = Vec<(Located<String>, RawContent)>;
 
 /// A type that options take.
 trait FromNode: Sized {
@@ -164,34 +212,113 @@ impl FromNode for Vec<Located<String>> {
 impl FromNode for Directives {
     const TYPE: &'static str = "table of directives";
     fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let Value::Table(entries) = &node.value else {
-            wrong_type(node, Self::TYPE, "{ MemoryMax = \"4G\" }", diagnostics);
-            return None;
+        let entries = entries(node, Self::TYPE, "{ MemoryMax = \"4G\" }", diagnostics)?;
+        let entries: Vec<_> = entries.collect();
+        let one = |(name, value): (_, &Node)| {
+            let items = match &value.value {
+                Value::Array(items) => items.as_slice(),
+                _ => std::slice::from_ref(value),
+            };
+            let values = items.iter().map(|item| plain_text(item, "\"4G\"", diagnostics));
+            Some((name, values.collect::<Option<_>>()?))
         };
-        entries
-            .iter()
-            .filter(|(_, _, value)| value.value != Value::Null)
-            .map(|(name, at, value)| {
-                let items = match &value.value {
-                    Value::Array(items) => items.as_slice(),
-                    _ => std::slice::from_ref(value),
-                };
-                let values = items.iter().map(|item| directive_value(item, diagnostics));
-                let name = Located { value: name.clone(), at: at.clone() };
-                Some((name, values.collect::<Option<_>>()?))
-            })
-            .collect()
+        entries.into_iter().map(one).collect()
     }
 }
 
-/// A directive's value as a unit file has it.
-fn directive_value(node: &Node, diagnostics: &mut Diagnostics) -> Option<Located<String>> {
+/// The entries of a table that are set: what is `null` is not.
+fn entries<'a>(
+    node: &'a Node,
+    wanted: &str,
+    example: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<impl Iterator<Item = (Located<String>, &'a Node)>> {
+    let Value::Table(entries) = &node.value else {
+        wrong_type(node, wanted, example, diagnostics);
+        return None;
+    };
+    let set = entries.iter().filter(|(_, _, value)| value.value != Value::Null);
+    Some(set.map(|(name, at, value)| (Located { value: name.clone(), at: at.clone() }, value)))
+}
+
+impl FromNode for Named {
+    const TYPE: &'static str = "table of strings";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let entries = entries(node, Self::TYPE, "{ NAME = \"text\" }", diagnostics)?;
+        let entries: Vec<_> = entries.collect();
+        let one = |(name, value)| Some((name, plain_text(value, "\"text\"", diagnostics)?));
+        entries.into_iter().map(one).collect()
+    }
+}
+
+impl FromNode for OneOrMany {
+    const TYPE: &'static str = "string or a list of strings";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if let Value::String(text) = &node.value {
+            return Some(Self(vec![Located { value: text.clone(), at: node.at.clone() }]));
+        }
+        if !matches!(node.value, Value::Array(_)) {
+            wrong_type(node, Self::TYPE, "\"text\"", diagnostics);
+            return None;
+        }
+        Vec::from_node(node, diagnostics).map(Self)
+    }
+}
+
+impl FromNode for RawContent {
+    const TYPE: &'static str = "string or `{ file = PATH }`";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let located = |text: &String, at: &Origin| Located { value: text.clone(), at: at.clone() };
+        match &node.value {
+            Value::String(text) => return Some(Self::Text(located(text, &node.at))),
+            Value::Table(entries) => {
+                if let [(key, _, Node { value: Value::String(path), at })] = entries.as_slice()
+                    && key == "file"
+                {
+                    return Some(Self::File(located(path, at)));
+                }
+            }
+            _ => {}
+        }
+        wrong_type(node, Self::TYPE, "{ file = \"/srv/opencode/review.md\" }", diagnostics);
+        None
+    }
+}
+
+impl FromNode for RawContents {
+    const TYPE: &'static str = "table of texts";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let entries = entries(node, Self::TYPE, "{ review = \"text\" }", diagnostics)?;
+        let entries: Vec<_> = entries.collect();
+        let one = |(name, value)| Some((name, RawContent::from_node(value, diagnostics)?));
+        entries.into_iter().map(one).collect()
+    }
+}
+
+/// What is judged with the whole of it in view, as it was typed.
+impl FromNode for Node {
+    const TYPE: &'static str = "table";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if let Value::Table(_) = node.value {
+            return Some(node.clone());
+        }
+        wrong_type(node, Self::TYPE, "{ model = \"anthropic/claude-sonnet-4-5\" }", diagnostics);
+        None
+    }
+}
+
+/// A value as an environment or a unit file has it.
+fn plain_text(
+    node: &Node,
+    example: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<Located<String>> {
     let value = match &node.value {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Boolean(flag) => flag.to_string(),
         _ => {
-            wrong_type(node, "string, number or boolean", "\"4G\"", diagnostics);
+            wrong_type(node, "string, number or boolean", example, diagnostics);
             return None;
         }
     };
@@ -269,6 +396,55 @@ options! {
     extra_groups: Vec<Located<String>>, "extraGroups", Kind::Accounts, default "[]", example "[\"www-data\"]";
     /// The opencode binary, or the prefix whose `bin/opencode` it is.
     package: String, "package", Kind::Package, default "\"/usr/bin/opencode\"", example "\"/opt/opencode-1.18.33\"";
+    /// What the server runs with: opencode's own configuration, in its own words. It is linked to
+    /// `.config/opencode/opencode.json` below `stateDir`, and `check` holds it against the schema of
+    /// the opencode that `package` is. The project's own `opencode.json` outranks it.
+    /// Everybody on the host can read it: keys belong into `credentials`, and here
+    /// `{credential:NAME}` stands for them. Where order has a meaning, in `permission` and `tools`,
+    /// a list of tables with one key each keeps it.
+    settings: Node, "settings", Kind::Settings, default "{}", example "{ \"model\" = \"anthropic/claude-sonnet-4-5\" }";
+    /// A configuration file of yours in the place of `settings`, read-only in the sandbox. A change of
+    /// it is seen at the next start of the server.
+    config_file: String, "configFile", Kind::OptionalPath, default "none", example "\"/etc/opencode/website.json\"";
+    /// What neither the project nor anything below `stateDir` can override key by key: it is
+    /// `/etc/opencode/opencode.json` in the sandbox, which outranks every other file.
+    enforced_settings: Node, "enforcedSettings", Kind::Settings, default "{}", example "{ \"share\" = \"disabled\" }";
+    /// Whether the project may configure the server: its `opencode.json`, its `.opencode` directory
+    /// with plugins, agents and tools, its `AGENTS.md`. Plugins run in the server when the first
+    /// request comes.
+    trust_project: bool, "trustProject", Kind::Flag, default "true", example "false";
+    /// Agents of the instance's own, `agents/NAME.md`: Markdown with a YAML header.
+    agents: RawContents, "agents", Kind::Contents, default "{}", example "{ \"review\" = { file = \"/etc/opencode/review.md\" } }";
+    /// Commands of the instance's own, `commands/NAME.md`.
+    commands: RawContents, "commands", Kind::Contents, default "{}", example "{ \"lint\" = \"Run the linter and mend what it says.\" }";
+    /// Skills of the instance's own: `skills/NAME/SKILL.md` with this text, or a `file` that is such a
+    /// directory.
+    skills: RawContents, "skills", Kind::Contents, default "{}", example "{ \"release\" = { file = \"/etc/opencode/skills/release\" } }";
+    /// Plugins of the instance's own, `plugins/NAME`; a name ends in `.js` or `.ts`. They run in the
+    /// server.
+    plugins: RawContents, "plugins", Kind::Contents, default "{}", example "{ \"notify.js\" = { file = \"/etc/opencode/notify.js\" } }";
+    /// What every session is told, `AGENTS.md`.
+    instructions: RawContent, "instructions", Kind::Content, default "none", example "\"Answer in English.\"";
+    /// Variables of the server, its tools and the scripts. They outrank the unit's own, and
+    /// `environmentFile` outranks them. Everybody on the host can read them.
+    environment: Named, "environment", Kind::Variables, default "{}", example "{ \"EDITOR\" = \"vim\" }";
+    /// Files of variables, one `NAME=value` a line, which systemd reads when the server starts. They
+    /// must be root's and not readable by everybody. Without one of them the server does not start.
+    environment_file: OneOrMany, "environmentFile", Kind::SecretPaths, default "[]", example "\"/run/secrets/website.env\"";
+    /// Files whose content `settings` can name as `{credential:NAME}`. systemd reads them when the
+    /// server starts, and shows them to this server alone, at
+    /// `/run/credentials/opencode-INSTANCE.service/NAME`. They must be root's and not readable by
+    /// everybody.
+    credentials: Named, "credentials", Kind::Secrets, default "{}", example "{ \"anthropic\" = \"/run/secrets/anthropic\" }";
+    /// Whether the server restarts when one of its secrets is replaced: `environmentFile`,
+    /// `credentials`, `auth.passwordFile`.
+    restart_on_secret_change: bool, "restartOnSecretChange", Kind::Flag, default "false", example "true";
+    /// Commands for bash that run once, before anything is made in an empty `stateDir`: as the
+    /// instance's user in its sandbox, without the project. One that fails keeps the server down, and
+    /// everything starts over at the next start.
+    pre_init_script: String, "preInitScript", Kind::Script, default "none", example "\"git config --global user.name website\"";
+    /// The same after the directories and links of `stateDir` are made.
+    post_init_script: String, "postInitScript", Kind::Script, default "none", example "\"mkdir notes\"";
     /// What is in front of the service's `PATH`, visible read-only in the sandbox. For each entry
     /// its `bin` and `sbin` are taken where it has them, and the directory itself otherwise.
     path: Vec<Located<String>>, "path", Kind::Packages, default "[]", example "[\"/opt/node-22\"]";
@@ -300,6 +476,8 @@ options! {
     /// A file that holds the password, instead of one that is made. systemd reads it when the server
     /// starts. It must be root's, not readable by everybody, and only root may be able to replace it.
     auth_password_file: String, "auth.passwordFile", Kind::SecretPath, default "none", example "\"/run/secrets/website\"";
+    /// The user's name that the server asks for beside the password.
+    auth_username: String, "auth.username", Kind::Username, default "\"opencode\"", example "\"team\"";
     /// Whether the agent can use the host's Nix daemon: its socket, and all of `/nix/store` instead
     /// of what the instance needs. The daemon runs the agent's programs in the host's network, where
     /// they reach every listener of the host, and everything in the store can be read.

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::content::{Content, Source};
+use crate::json::Json;
 use crate::layout::STATE_ROOT;
 pub use crate::overrides::UnitOverrides;
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
@@ -51,6 +53,24 @@ impl LogLevel {
     }
 }
 
+/// An environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Variable {
+    /// Its name: letters, digits and underscores.
+    pub name: String,
+    /// Its value, without control characters.
+    pub value: Argument,
+}
+
+/// A secret that systemd hands to the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Credential {
+    /// Its name, by which settings refer to it.
+    pub name: String,
+    /// Where systemd reads it.
+    pub file: AbsPath,
+}
+
 /// One instance; the field's names are the options' names.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +106,30 @@ pub struct Instance {
     pub auto_start: bool,
     /// Whether a change of its units restarts the server.
     pub restart_on_switch: bool,
+    /// The server's configuration, `opencode.json`.
+    pub settings: Json,
+    /// The operator's own file in its place.
+    pub config_file: Option<AbsPath>,
+    /// What outranks every other configuration.
+    pub enforced_settings: Json,
+    /// Whether the project configures the server too.
+    pub trust_project: bool,
+    /// What lies beside `opencode.json`, sorted by place.
+    pub content: Vec<Content>,
+    /// Variables of the server and its tools.
+    pub environment: Vec<Variable>,
+    /// Files of variables.
+    pub environment_file: Vec<AbsPath>,
+    /// Secrets by name, sorted.
+    pub credentials: Vec<Credential>,
+    /// Whether a replaced secret restarts the server.
+    pub restart_on_secret_change: bool,
+    /// What runs before an empty HOME is initialised.
+    pub pre_init_script: Option<String>,
+    /// What runs after that.
+    pub post_init_script: Option<String>,
+    /// Who the server asks for.
+    pub auth_username: Argument,
     /// Whether the server asks for a password.
     pub auth_enable: bool,
     /// The file with the password, instead of one that is made.
@@ -116,11 +160,31 @@ impl Instance {
         let parts = (
             (&self.user, &self.group, &self.extra_groups),
             (&self.directory, &self.state_dir),
-            (self.auth_enable, &self.auth_password_file),
+            (self.auth_enable, &self.auth_password_file, &self.auth_username),
             self.nix_enable,
         );
         // Names, paths and flags always serialise.
         serde_json::to_string(&parts).unwrap_or_default()
+    }
+
+    /// The operator's secret files, each with the option that names it.
+    pub fn secrets(&self) -> Vec<(String, &AbsPath)> {
+        let password = self.auth_password_file.iter().filter(|_| self.auth_enable);
+        let password = password.map(|file| ("auth.passwordFile".to_owned(), file));
+        let files = self.environment_file.iter();
+        let files = files.map(|file| ("environmentFile".to_owned(), file));
+        let credentials = self.credentials.iter();
+        let credentials = credentials.map(|one| (format!("credentials.{}", one.name), &one.file));
+        password.chain(files).chain(credentials).collect()
+    }
+
+    /// The operator's files that the sandbox shows, each with the option that names it.
+    pub fn shown_files(&self) -> Vec<(&'static str, &AbsPath)> {
+        let content = self.content.iter().filter_map(|one| match &one.source {
+            Source::File(path) => Some((one.option(), path)),
+            Source::Text(_) => None,
+        });
+        self.config_file.iter().map(|file| ("configFile", file)).chain(content).collect()
     }
 
     /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which

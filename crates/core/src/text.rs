@@ -370,7 +370,8 @@ impl DirectiveText {
     }
 }
 
-fn no_control(text: &str) -> Result<(), Refusal> {
+/// Refuses control characters, and what shows a text as another.
+pub(crate) fn no_control(text: &str) -> Result<(), Refusal> {
     match text.chars().find(|c| c.is_control() || is_deceptive(*c)) {
         None => Ok(()),
         Some(found) => Err(Refusal::new(

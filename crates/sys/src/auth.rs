@@ -138,6 +138,17 @@ pub fn ensure(root: &Path, name: &InstanceName) -> Result<Ensured, Error> {
     Ok(ensured)
 }
 
+/// Replaces the password of `NAME` by a new one, atomically and durably. A running server keeps the
+/// old one until it restarts.
+pub fn rotate(root: &Path, name: &InstanceName) -> Result<(), Error> {
+    ensure(root, name)?;
+    let place = Place::new(root, name.as_str());
+    let directory = open_directory(fs::CWD, &place.directory, &place.directory)?;
+    retry_on_intr(|| fs::flock(&directory, FlockOperation::LockExclusive))
+        .map_err(|errno| place.io("lock the directory of", errno.into()))?;
+    store(directory.as_fd()).map_err(|source| place.io("write", source))
+}
+
 /// Reads the password of `NAME` below `root`.
 pub fn read(root: &Path, name: &InstanceName) -> Result<Password, Error> {
     let place = Place::new(root, name.as_str());
@@ -151,7 +162,7 @@ pub fn read(root: &Path, name: &InstanceName) -> Result<Password, Error> {
 /// can change them.
 pub fn read_file(path: &Path) -> Result<Password, Error> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
-    trust::password_file(path).map_err(|error| match error {
+    trust::secret("auth.passwordFile", path).map_err(|error| match error {
         trust::Error::Look(_, source) => io(source),
         error => error.into(),
     })?;
@@ -348,6 +359,17 @@ mod tests {
         assert_eq!(ensure(&root, &name("bar")).unwrap(), Ensured::Created);
         assert_ne!(read(&root, &name("bar")).unwrap(), first);
         assert_eq!(fs::read_dir(root.join("foo")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_rotated_password_is_a_new_one() {
+        let (_guard, root, file) = scratch();
+        super::rotate(&root, &name("foo")).unwrap();
+        let first = read(&root, &name("foo")).unwrap();
+        super::rotate(&root, &name("foo")).unwrap();
+        let second = read(&root, &name("foo")).unwrap();
+        assert!(first != second && second.expose().len() == CHARACTERS);
+        assert_eq!((mode(&file), fs::read_dir(root.join("foo")).unwrap().count()), (0o600, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The supervisor keeps it resident for the life of an instance, so it is small: the parser does no
 //! input or output, and both the blocking [`get`] and the supervisor's event loop feed it.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -10,8 +11,21 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The user name that opencode expects with a password.
-pub const USER: &str = "opencode";
+/// What a server asks for. Never shown by `Debug`.
+#[derive(Clone, Copy)]
+pub struct Login<'a> {
+    /// The user's name, without a colon.
+    pub user: &'a str,
+    /// The password.
+    pub password: &'a str,
+}
+
+impl fmt::Debug for Login<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Login(…)")
+    }
+}
+
 /// The most bytes of a body that are kept; the rest is not read.
 pub const MAX_BODY: usize = 1 << 20;
 /// The most bytes that a status line and its headers may take.
@@ -64,6 +78,14 @@ pub enum Error {
     NotHttp,
 }
 
+/// A text as a part of a URL takes it, whatever is in it.
+pub fn percent(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
 /// Sends `GET path` and waits for the whole answer, at most `timeout` in all.
 ///
 /// # Errors
@@ -72,11 +94,11 @@ pub enum Error {
 pub fn get(
     addr: SocketAddr,
     path: &str,
-    password: Option<&str>,
+    login: Option<Login<'_>>,
     timeout: Duration,
 ) -> Result<Response, Error> {
     let end = Instant::now() + timeout;
-    let request = request(addr, path, password)?;
+    let request = request(addr, path, login)?;
     let mut stream = TcpStream::connect_timeout(&addr, timeout).map_err(timed)?;
     stream.set_write_timeout(Some(left(end)?))?;
     stream.write_all(&request).map_err(timed)?;
@@ -112,13 +134,13 @@ fn timed(error: io::Error) -> Error {
 pub(crate) fn request(
     addr: SocketAddr,
     path: &str,
-    password: Option<&str>,
+    login: Option<Login<'_>>,
 ) -> Result<Vec<u8>, Error> {
     if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(Error::Path(path.to_owned()));
     }
-    let auth = password.map_or_else(String::new, |password| {
-        format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{USER}:{password}")))
+    let auth = login.map_or_else(String::new, |Login { user, password }| {
+        format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
     });
     Ok(format!(
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: application/json\r\n{auth}\
@@ -358,7 +380,12 @@ mod tests {
     fn a_silent_peer_is_a_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let answer = get(addr, "/config", Some("x"), Duration::from_millis(50));
+        let answer = get(
+            addr,
+            "/config",
+            Some(Login { user: "x", password: "x" }),
+            Duration::from_millis(50),
+        );
         assert!(matches!(answer, Err(Error::Timeout)), "{answer:?}");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use instances_core::desired::{Content, Effect};
-use instances_core::layout::CONFIG_DIR;
+use instances_core::layout::{CONFIG_DIR, DEFAULT_USERNAME};
 use instances_core::spec::InstanceName;
 use serde::{Deserialize, Serialize};
 
@@ -79,9 +79,62 @@ pub struct Record {
     /// The operator's own password file.
     #[serde(default)]
     pub auth_password_file: Option<PathBuf>,
+    /// Whom the server asks for.
+    #[serde(default = "username")]
+    pub auth_username: String,
+    /// The operator's files of variables.
+    #[serde(default)]
+    pub environment_file: Vec<PathBuf>,
+    /// The operator's secrets.
+    #[serde(default)]
+    pub credentials: Vec<Credential>,
+    /// The opencode binary or its prefix.
+    #[serde(default)]
+    pub package: PathBuf,
+    /// The first number of opencode's version.
+    #[serde(default = "first")]
+    pub opencode: u32,
+    /// Whether the project configures the server.
+    #[serde(default = "yes")]
+    pub trust_project: bool,
     /// The generation of the main unit, which the running server was told as well.
     #[serde(default)]
     pub generation: String,
+}
+
+/// A secret of an installed instance.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Credential {
+    /// Its name.
+    pub name: String,
+    /// Where systemd reads it.
+    pub file: PathBuf,
+}
+
+fn username() -> String {
+    DEFAULT_USERNAME.to_owned()
+}
+
+fn first() -> u32 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Record {
+    /// The operator's secret files, each with the option that names it.
+    pub fn secrets(&self) -> Vec<(String, &Path)> {
+        let password = self.auth_password_file.iter().filter(|_| self.auth_enable);
+        let password = password.map(|file| ("auth.passwordFile".to_owned(), file.as_path()));
+        let files = self.environment_file.iter();
+        let files = files.map(|file| ("environmentFile".to_owned(), file.as_path()));
+        let credentials = self.credentials.iter();
+        let credentials =
+            credentials.map(|one| (format!("credentials.{}", one.name), one.file.as_path()));
+        password.chain(files).chain(credentials).collect()
+    }
 }
 
 #[derive(Deserialize)]

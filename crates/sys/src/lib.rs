@@ -3,12 +3,14 @@
 pub mod accounts;
 pub mod apply;
 pub mod auth;
+pub mod environment;
 pub mod facts;
 pub mod files;
 pub mod http;
 pub mod installed;
 pub mod lock;
 pub mod net;
+mod notify;
 pub mod setup;
 pub mod status;
 pub mod supervise;

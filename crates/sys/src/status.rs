@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
+use instances_core::dialect::Dialect;
 use instances_core::layout::AUTH_ROOT;
 use instances_core::units::Names;
 use serde::{Deserialize, Serialize};
 
+use crate::http::Login;
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
 use crate::{auth, http, trust};
@@ -188,19 +190,36 @@ fn reason(
     if state == State::Running || state == State::Starting {
         return text(main, "StatusText").to_owned();
     }
+    // Whichever unit it is that read it in vain, the file is what has to be mended.
+    let failed = |unit: &Properties| text(unit, "ActiveState") == "failed";
+    if [net, setup, main].into_iter().any(failed)
+        && let Some(why) = refused_secret(record)
+    {
+        return why;
+    }
     for unit in [net, setup] {
-        if text(unit, "ActiveState") == "failed" {
-            if let Some(why) = refused_password(record) {
-                return why;
-            }
+        if failed(unit) {
             let id = text(unit, "Id");
-            return format!("{id} failed: {}; `journalctl -u {id}` says why", result(unit));
+            return match text(unit, "StatusText") {
+                "" => format!("{id} failed: {}; `journalctl -u {id}` says why", result(unit)),
+                words => words.to_owned(),
+            };
         }
     }
     // `no` is also what systemd says of a unit that was never started.
     let tried = text(main, "AssertTimestampMonotonic") != "0";
     if tried && text(main, "AssertResult") == "no" {
-        return format!("the project directory {} does not exist", record.directory);
+        let (directory, user) = (&record.directory, &record.user);
+        return format!(
+            "the project directory {directory} does not exist; run: install -d -o {user} {directory}"
+        );
+    }
+    if text(main, "Result") == "exit-code" && text(main, "ExecMainStatus") == "200" {
+        let (directory, user) = (&record.directory, &record.user);
+        return format!(
+            "the user {user} cannot enter the project directory {directory}; run: setfacl -m \
+             u:{user}:rwX {directory}"
+        );
     }
     match text(main, "StatusText") {
         "" if matches!(state, State::Stopped) => String::new(),
@@ -209,13 +228,12 @@ fn reason(
     }
 }
 
-/// Why the namespace's unit refuses the operator's password file, if it still does.
-fn refused_password(record: &Record) -> Option<String> {
-    let file = record.auth_password_file.as_ref().filter(|_| record.auth_enable)?;
-    match trust::password_file(file) {
+/// Why a secret file of the operator's cannot be handed over, if one cannot.
+fn refused_secret(record: &Record) -> Option<String> {
+    record.secrets().into_iter().find_map(|(option, file)| match trust::secret(&option, file) {
         Ok(()) | Err(trust::Error::Look(..)) => None,
         Err(error) => Some(error.to_string()),
-    }
+    })
 }
 
 /// `Result=` and the exit status in words.
@@ -231,14 +249,13 @@ fn result(unit: &Properties) -> String {
         "exit-code" => match status {
             // Not the main command, but one before or after it.
             "0" | "" => "one of its commands failed".to_owned(),
-            "200" => "the user cannot enter the project directory (200/CHDIR)".to_owned(),
             "203" => {
                 "a program could not be executed (203/EXEC); below /root none can be".to_owned()
             }
             "217" => "the user does not exist (217/USER)".to_owned(),
             "225" => "the network namespace is gone (225/NETWORK)".to_owned(),
             "226" => "a path of the sandbox is missing (226/NAMESPACE)".to_owned(),
-            "243" => "the password could not be handed over (243/CREDENTIALS)".to_owned(),
+            "243" => "a secret could not be handed over (243/CREDENTIALS)".to_owned(),
             _ => format!("exit status {status}"),
         },
         other => other.to_owned(),
@@ -254,6 +271,11 @@ pub fn password(record: &Record) -> Result<Option<auth::Password>, auth::Error> 
         Some(path) => auth::read_file(path).map(Some),
         None => auth::read(Path::new(AUTH_ROOT), &record.name).map(Some),
     }
+}
+
+/// What the server of an instance asks for.
+pub fn login<'a>(record: &'a Record, password: &'a auth::Password) -> Login<'a> {
+    Login { user: &record.auth_username, password: password.expose() }
 }
 
 /// An address that a client on this host can connect to: a wildcard is not one.
@@ -281,8 +303,9 @@ fn ask(record: &Record, status: &mut Status) {
             return;
         }
     };
-    let password = password.as_ref().map(auth::Password::expose);
-    let answer = http::get(reachable(record.listen), "/global/health", password, PATIENCE);
+    let login = password.as_ref().map(|password| login(record, password));
+    let path = Dialect::of_major(record.opencode).alive_path;
+    let answer = http::get(reachable(record.listen), path, login, PATIENCE);
     match answer {
         Ok(answer) if answer.is_json_success() => {
             let body: Health = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -313,7 +336,7 @@ fn ours(ip: IpAddr) -> io::Result<bool> {
     Ok(socket.recv(&mut [0])? == 1)
 }
 
-/// The server's answer to `/global/health`.
+/// The server's answer to whether it is healthy.
 #[derive(Default, Deserialize)]
 struct Health {
     #[serde(default)]

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use instances_core::facts::HostFacts;
-use instances_core::spec::Instance;
+use instances_core::spec::{AbsPath, Instance};
 
 use crate::systemctl;
 use crate::way::{Place, Way};
@@ -47,8 +47,10 @@ pub enum Error {
         claim: String,
     },
     /// Root reads it, and hands its content to an agent's server.
-    #[error("{file}, which auth.passwordFile names, cannot be trusted: {part} {what}; {remedy}")]
+    #[error("{file}, which {option} names, cannot be trusted: {part} {what}; {remedy}")]
     Secret {
+        /// The option that names it.
+        option: String,
         /// The file.
         file: PathBuf,
         /// The part of its path that is at fault.
@@ -80,9 +82,8 @@ pub enum Error {
 
 /// Requires that only root can replace what units run.
 pub fn programs(facts: &HostFacts) -> Result<(), Error> {
-    [&facts.engine, &facts.nft, &facts.socket_proxyd, &facts.shell, &facts.getent]
-        .into_iter()
-        .try_for_each(|program| program_of_root(Path::new(program.as_str())))
+    let always = [&facts.engine, &facts.nft, &facts.socket_proxyd, &facts.shell, &facts.getent];
+    always.into_iter().try_for_each(|program| program_of_root(Path::new(program.as_str())))
 }
 
 fn program_of_root(program: &Path) -> Result<(), Error> {
@@ -110,18 +111,56 @@ fn of_root(path: &Path, refuse: impl Fn(&Place, String) -> Error) -> Result<Opti
     Ok(last)
 }
 
-/// Requires that only root decides what a password file holds, and that not everybody can read it.
+/// Requires that only root decides what a secret file holds, and that not everybody can read it.
 ///
 /// systemd opens it as root and hands its content to the server, and so to the agent. Could an agent
-/// change the way to it, it would put a link there to the password of another, or to any other file
-/// of root's.
-pub fn password_file(file: &Path) -> Result<(), Error> {
-    let refuse = |part: &Path, what: String, remedy: String| Error::Secret {
+/// change the way to it, it would put a link there to the secret of another, or to any other file of
+/// root's.
+pub fn secret(option: &str, file: &Path) -> Result<(), Error> {
+    let refuse = refusal(option, file);
+    let found = on_the_way(option, file, "write the secret to it, and let only root read it")?;
+    let Some(Place { path, metadata }) = found else { return Ok(()) };
+    if !metadata.is_file() {
+        let remedy = "name a file that holds nothing but the secret".to_owned();
+        return Err(refuse(&path, "is not a regular file".to_owned(), remedy));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o004 != 0 {
+        let what = format!("can be read by everybody (mode {mode:04o})");
+        return Err(refuse(&path, what, format!("chmod o= {}", path.display())));
+    }
+    Ok(())
+}
+
+/// Requires that only root decides what a file or directory of the operator's holds, which systemd
+/// shows in a sandbox: a link in its place would show any other.
+pub fn shown(option: &str, file: &Path) -> Result<(), Error> {
+    let refuse = refusal(option, file);
+    let found = on_the_way(option, file, "make it, or remove the option")?;
+    let Some(Place { path, metadata }) = found else { return Ok(()) };
+    if !metadata.is_file() && !metadata.is_dir() {
+        let remedy = "name a regular file or a directory".to_owned();
+        return Err(refuse(&path, "is neither".to_owned(), remedy));
+    }
+    Ok(())
+}
+
+fn refusal<'a>(
+    option: &'a str,
+    file: &'a Path,
+) -> impl Fn(&Path, String, String) -> Error + use<'a> {
+    move |part: &Path, what: String, remedy: String| Error::Secret {
+        option: option.to_owned(),
         file: file.to_owned(),
         part: part.to_owned(),
         what,
         remedy,
-    };
+    }
+}
+
+/// Goes the whole way to a file of the operator's; `missing` says what to do where there is none.
+fn on_the_way(option: &str, file: &Path, missing: &str) -> Result<Option<Place>, Error> {
+    let refuse = refusal(option, file);
     let replaceable = |part: &Place, what| {
         let path = part.path.display();
         let remedy = if !part.metadata.is_file() {
@@ -134,30 +173,19 @@ pub fn password_file(file: &Path) -> Result<(), Error> {
         };
         refuse(&part.path, what, remedy)
     };
-    let found = match of_root(file, replaceable) {
+    match of_root(file, replaceable) {
         Err(Error::Look(part, error)) if error.kind() == io::ErrorKind::NotFound => {
-            let remedy = "write one line to the file, and let only root read it".to_owned();
-            return Err(refuse(&part, "does not exist".to_owned(), remedy));
+            Err(refuse(&part, "does not exist".to_owned(), missing.to_owned()))
         }
-        found => found?,
-    };
-    let Some(Place { path, metadata }) = found else { return Ok(()) };
-    if !metadata.is_file() {
-        let remedy = "name a file that holds nothing but the password".to_owned();
-        return Err(refuse(&path, "is not a regular file".to_owned(), remedy));
+        found => found,
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o004 != 0 {
-        let what = format!("can be read by everybody (mode {mode:04o})");
-        return Err(refuse(&path, what, format!("chmod o= {}", path.display())));
-    }
-    Ok(())
 }
 
-/// Requires the same of the password file of an instance, if it has one.
-pub fn password_file_of(instance: &Instance) -> Result<(), Error> {
-    let file = instance.auth_password_file.as_ref().filter(|_| instance.auth_enable);
-    file.map_or(Ok(()), |file| password_file(Path::new(file.as_str())))
+/// Requires both of everything that an instance names.
+pub fn files_of(instance: &Instance) -> Result<(), Error> {
+    let path = |path: &AbsPath| PathBuf::from(path.as_str());
+    instance.secrets().into_iter().try_for_each(|(option, file)| secret(&option, &path(file)))?;
+    instance.shown_files().into_iter().try_for_each(|(option, file)| shown(option, &path(file)))
 }
 
 /// Requires that no program of an instance is found through a place where an agent can write: what
@@ -305,7 +333,7 @@ mod tests {
     }
 
     fn secret(file: &Path) -> Result<(), String> {
-        password_file(file).map_err(|error| error.to_string())
+        super::secret("auth.passwordFile", file).map_err(|error| error.to_string())
     }
 
     #[track_caller]
@@ -354,7 +382,7 @@ mod tests {
         chown(&file, Some(1), None).unwrap();
         refused(&given, &["belongs to user 1; chown root /"]);
         fs::remove_file(&file).unwrap();
-        refused(&given, &["secrets.d/1/pw does not exist; write one line"]);
+        refused(&given, &["secrets.d/1/pw does not exist; write the secret"]);
         fs::create_dir(&file).unwrap();
         refused(&given, &["is not a regular file; name a file"]);
         refused(Path::new("/dev/null"), &["/dev/null can be written by others"]);

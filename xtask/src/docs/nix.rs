@@ -105,6 +105,49 @@ let
     descriptionClass = "composite";
   };
 
+  variable = types.oneOf [
+    types.bool
+    types.int
+    types.str
+    types.path
+  ];
+
+  # As `pkgs.formats.json` has it.
+  json =
+    types.nullOr (
+      types.oneOf [
+        types.bool
+        types.int
+        types.float
+        types.str
+        types.path
+        (types.attrsOf json)
+        (types.listOf json)
+      ]
+    )
+    // {
+      description = "JSON value";
+      descriptionClass = "noun";
+    };
+
+  # A path literal or a package stands for the file that it is in the store.
+  stored = types.mkOptionType {
+    name = "stored";
+    description = "path literal or package";
+    descriptionClass = "noun";
+    check = value: builtins.isPath value || lib.isDerivation value;
+  };
+  content = types.coercedTo stored (file: { inherit file; }) (
+    types.either types.lines (
+      types.submodule {
+        options.file = mkOption {
+          type = types.path;
+          description = "The file that has the text.";
+        };
+      }
+    )
+  );
+
 "#;
 
 pub(super) fn text() -> Result<String> {
@@ -206,6 +249,15 @@ fn r#type(kind: Kind, level: usize) -> String {
         Kind::Accounts => "types.listOf account".to_owned(),
         Kind::Texts => "types.listOf types.str".to_owned(),
         Kind::Directives => "directives".to_owned(),
+        Kind::OptionalPath => "types.nullOr types.path".to_owned(),
+        Kind::Username => "types.str".to_owned(),
+        Kind::Script => "types.nullOr types.lines".to_owned(),
+        Kind::Variables => "types.attrsOf variable".to_owned(),
+        Kind::SecretPaths => "types.coercedTo path lib.singleton (types.listOf path)".to_owned(),
+        Kind::Secrets => "types.attrsOf path".to_owned(),
+        Kind::Settings => "types.attrsOf json".to_owned(),
+        Kind::Content => "types.nullOr content".to_owned(),
+        Kind::Contents => "types.attrsOf content".to_owned(),
     }
 }
 
@@ -248,6 +300,8 @@ fn expression(value: &Value, level: usize) -> Result<String> {
             let mut text = "{\n".to_owned();
             for (name, value) in table {
                 let indent = "  ".repeat(level + 1);
+                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let name = if name.chars().all(plain) { name.clone() } else { string(name) };
                 writeln!(text, "{indent}{name} = {};", expression(value, level + 1)?)?;
             }
             text + &"  ".repeat(level) + "}"
@@ -291,9 +345,12 @@ fn description(option: &OptionDoc) -> Result<String> {
         bail!("the description of {} would need quoting", option.key);
     }
     let more = match option.kind {
-        Kind::SecretPath => {
-            "The path must be a string, such as `\"/run/secrets/website\"`: a path literal such as \
+        Kind::SecretPath | Kind::SecretPaths | Kind::Secrets => {
+            "A path must be a string, such as `\"/run/secrets/website\"`: a path literal such as \
              `./website` would be copied to the store, where everybody can read it."
+        }
+        Kind::Content | Kind::Contents => {
+            "A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers to."
         }
         Kind::Packages => {
             "An entry is a package, or the absolute path of a directory outside the store."

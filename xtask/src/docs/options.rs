@@ -1,4 +1,4 @@
-//! `docs/options.md`.
+//! `docs/configuration.md`.
 
 use instances_core::raw::{Kind, OPTIONS};
 
@@ -53,13 +53,24 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
             Some("null, or a string with an absolute path outside the store; `null`")
         }
         Kind::Directives => Some("an attribute set of directives"),
+        Kind::OptionalPath => Some("null, a path or a package; `null`"),
+        Kind::Script => Some("null or lines; `null`"),
+        Kind::Variables => Some("an attribute set of strings, numbers, booleans and paths"),
+        Kind::SecretPaths => Some(
+            "a string with an absolute path outside the store, or a list of such strings; `[ ]`",
+        ),
+        Kind::Secrets => Some("an attribute set of strings with absolute paths outside the store"),
+        Kind::Settings => Some("an attribute set, as `pkgs.formats.json` takes it"),
+        Kind::Content => Some("null, lines, a path, a package, or `{ file = …; }`; `null`"),
+        Kind::Contents => Some("an attribute set of lines, paths, packages, or `{ file = …; }`"),
         Kind::Flag
         | Kind::Port
         | Kind::OneOf(_)
         | Kind::Address
         | Kind::Account
         | Kind::Accounts
-        | Kind::Texts => None,
+        | Kind::Texts
+        | Kind::Username => None,
     }
 }
 

@@ -70,7 +70,23 @@ fn property(option: &OptionDoc) -> Result<Value> {
         Kind::Port => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
         Kind::OneOf(words) => json!({ "type": "string", "enum": words }),
         Kind::Address => json!({ "type": "string" }),
-        Kind::Path | Kind::SecretPath | Kind::Package => path,
+        Kind::Path | Kind::SecretPath | Kind::Package | Kind::OptionalPath => path,
+        Kind::Username => json!({ "type": "string", "minLength": 1, "pattern": "^[^:]*$" }),
+        Kind::Script => json!({ "type": "string", "minLength": 1 }),
+        Kind::Variables => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
+            "additionalProperties": { "type": ["string", "integer", "boolean", "null"] },
+        }),
+        Kind::SecretPaths => json!({ "anyOf": [path, texts(path.clone()), { "type": "null" }] }),
+        Kind::Secrets => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$" },
+            "additionalProperties": { "anyOf": [path, { "type": "null" }] },
+        }),
+        Kind::Settings => json!({ "type": "object" }),
+        Kind::Content => content(&path),
+        Kind::Contents => json!({ "type": "object", "additionalProperties": content(&path) }),
         Kind::Packages => texts(path),
         Kind::Account => json!({ "type": "string", "pattern": account }),
         Kind::Accounts => texts(json!({ "type": "string", "pattern": account })),
@@ -95,6 +111,19 @@ fn property(option: &OptionDoc) -> Result<Value> {
         .with_context(|| format!("the example of {} is not TOML", option.key))?;
     entries.insert("examples".to_owned(), json!([example]));
     Ok(property)
+}
+
+/// A text, a file that has it, or nothing.
+fn content(path: &Value) -> Value {
+    json!({ "anyOf": [
+        { "type": ["string", "null"] },
+        {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": { "file": path },
+            "required": ["file"],
+        },
+    ] })
 }
 
 /// A value as TOML writes it.

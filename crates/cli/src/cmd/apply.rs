@@ -52,7 +52,7 @@ pub(crate) fn apply(args: &Apply) -> Outcome {
         trust::programs(&facts)?;
         trust::programs_of_instances(&desired.instances)?;
         desired.instances.iter().try_for_each(|instance| {
-            trust::password_file_of(instance)?;
+            trust::files_of(instance)?;
             trust::state_directory(instance)
         })?;
     }

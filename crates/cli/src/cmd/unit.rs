@@ -3,16 +3,19 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
+use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
-use instances_sys::{
-    auth, setup as directories, supervise as supervisor, terminate as ending, trust,
-};
+use instances_sys::setup::{self as state, Event, Request};
+use instances_sys::systemctl::run;
+use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{Net, Prepare};
+use crate::args::{NamedFile, Net, Prepare, Setup};
 use crate::exit::Exit;
 use crate::out;
 
@@ -33,9 +36,28 @@ pub(crate) fn supervise_usage(_: &[OsString]) -> Exit {
     Exit::Usage
 }
 
-pub(crate) fn setup() -> Outcome {
+pub(crate) fn setup(args: &Setup) -> Outcome {
     let home = std::env::var_os("HOME").ok_or("HOME is not set; the setup unit sets it")?;
-    directories::run(Path::new(&home))?;
+    let request = Request {
+        home: Path::new(&home),
+        plan: &args.plan,
+        shell: &args.shell,
+        path: args.path.clone(),
+    };
+    state::run_in_unit(&request, &|event| {
+        if let Event::Moved { from, to } = event {
+            out::note(format!("{} is now {}", from.display(), to.display()));
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Restarts the server of an instance if it runs, once its secrets do not change any more.
+pub(crate) fn renew(name: &InstanceName, systemctl: &Path) -> Outcome {
+    // Secret managers replace several files one after the other.
+    std::thread::sleep(Duration::from_secs(1));
+    let systemctl = systemctl.display().to_string();
+    run(&systemctl, &["--no-block", "try-restart", &Names(name).main()])?;
     Ok(Exit::Done)
 }
 
@@ -51,8 +73,11 @@ pub(crate) fn net(command: Net) -> Outcome {
 }
 
 pub(crate) fn prepare(args: &Prepare) -> Outcome {
-    if let Some(file) = &args.password_file {
-        trust::password_file(file)?;
+    for NamedFile { option, file } in &args.secrets {
+        trust::secret(option, file)?;
+    }
+    for NamedFile { option, file } in &args.shown {
+        trust::shown(option, file)?;
     }
     let groups: Vec<&str> = args.extra_groups.iter().map(String::as_str).collect();
     let account = Account {

@@ -32,7 +32,7 @@ pub enum Value {
     /// One environment variable.
     Variable(Cow<'static, str>, String),
     /// `ID:PATH` of `LoadCredential=`.
-    Credential(&'static str, String),
+    Credential(Cow<'static, str>, String),
     /// An operator's own text in systemd's syntax.
     Text(DirectiveText),
 }

@@ -1,24 +1,15 @@
 //! `opencode-NAME.service`: the server under its supervisor, in the full sandbox.
 
-use std::borrow::Cow;
-
+use crate::dialect;
 use crate::facts::HostFacts;
-use crate::layout::{AUTH_ROOT, SERVER_PORT};
+use crate::layout::{AUTH_ROOT, DEFAULT_USERNAME, SERVER_PORT};
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Command, Word};
-use crate::unit::{Section, Unit, Value};
+use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{NO_GENERATION, Names, SLICE, TARGET, description, switch};
-
-/// What the server should not do on its own; see `docs/units.md` for what each one stops.
-const QUIET: &[(&str, &str)] = &[
-    ("OPENCODE_DISABLE_AUTOUPDATE", "1"),
-    ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1"),
-    ("OPENCODE_DISABLE_MODELS_FETCH", "1"),
-    ("OPENCODE_DISABLE_SHARE", "1"),
-    ("npm_config_fetch_retries", "0"),
-    ("npm_config_offline", "true"),
-];
+use crate::units::{
+    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, switch,
+};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     Unit {
@@ -29,6 +20,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
 
 fn unit_section(instance: &Instance) -> Section {
     let names = Names(&instance.name);
+    let watch = secrets::is_watched(instance).then(|| Value::words([names.secrets_path()]));
     Section::new("Unit")
         .set("Description", description("opencode server", &instance.name))
         .set("Requires", Value::words([names.net(), names.setup()]))
@@ -39,6 +31,10 @@ fn unit_section(instance: &Instance) -> Section {
         .set("AssertPathIsDirectory", Value::Path(instance.directory.clone()))
         .set("StartLimitIntervalSec", Value::Number(60))
         .set("StartLimitBurst", Value::Number(5))
+        .extend(watch.map(|unit| {
+            Entry::new("Wants", unit)
+                .because("restartOnSecretChange: it looks while the server runs")
+        }))
 }
 
 fn service(instance: &Instance, facts: &HostFacts) -> Section {
@@ -77,13 +73,18 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-{}", instance.name)]))
         .extend(sandbox::identity(instance))
-        .set("WorkingDirectory", Value::Path(instance.directory.clone()));
-    section = environment(section, instance, facts);
+        .extend([working_directory(instance)]);
+    section = section.extend(environment::variables(instance, facts));
     if instance.auth_enable {
         let made = format!("{AUTH_ROOT}/{}/password", instance.name);
         let path = instance.auth_password_file.as_ref().map_or(made, AbsPath::to_string);
-        section = section.set("LoadCredential", Value::Credential("password", path));
+        section = section.set("LoadCredential", Value::Credential("password".into(), path));
     }
+    let credentials = instance.credentials.iter().map(|one| {
+        let value = Value::Credential(one.name.clone().into(), one.file.to_string());
+        Entry::new("LoadCredential", value)
+    });
+    section = section.extend(credentials);
     section
         .extend(sandbox::namespace(names))
         .set_why(
@@ -94,6 +95,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(sandbox::hardening())
         .extend(sandbox::empty_root(instance, facts, Programs::Agent))
         .extend(sandbox::minimal_etc(instance, facts))
+        .extend(sandbox::configuration(instance))
         .extend(sandbox::messages(facts))
         .set_why(
             "TemporaryFileSystem",
@@ -108,9 +110,21 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(switch::server(instance, facts))
 }
 
+/// Where the server starts. Bun, which opencode is built with, resolves optional modules from there
+/// before it does anything else: a `tsconfig.json` or `node_modules` of the project can put code of
+/// its own in their place.
+fn working_directory(instance: &Instance) -> Entry {
+    if instance.trust_project {
+        return Entry::new("WorkingDirectory", Value::Path(instance.directory.clone()));
+    }
+    let why = "trustProject is off: from the project, its own modules would be loaded at the start";
+    Entry::new("WorkingDirectory", Value::word("/")).because(why)
+}
+
 /// The supervisor and, after `--`, the server's whole command line.
 fn command(instance: &Instance, facts: &HostFacts) -> Value {
     let port = SERVER_PORT.to_string();
+    let dialect = facts.dialect(instance);
     let mut argv: Vec<Word> = vec![
         facts.engine.as_str().into(),
         "supervise".into(),
@@ -119,49 +133,28 @@ fn command(instance: &Instance, facts: &HostFacts) -> Value {
         "--port".into(),
         port.as_str().into(),
     ];
-    let path = path(instance, facts);
+    if dialect.major != dialect::ONE.major {
+        argv.extend(["--opencode".into(), dialect.major.to_string().into()]);
+    }
+    if !instance.trust_project {
+        argv.extend(["--directory".into(), instance.directory.as_str().into()]);
+    }
+    let path = environment::path(instance, facts);
     if !path.is_empty() {
         argv.extend(["--path".into(), path.into()]);
     }
     if instance.auth_enable {
         argv.push("--password".into());
+        if instance.auth_username.as_str() != DEFAULT_USERNAME {
+            argv.extend(["--username".into(), Word::from(&instance.auth_username)]);
+        }
     }
     argv.extend(["--".into(), instance.package.as_str().into()]);
     argv.extend(["serve", "--hostname", "127.0.0.1", "--port"].map(Word::from));
     argv.push(port.into());
-    argv.extend(["--print-logs", "--log-level", instance.log_level.as_str()].map(Word::from));
+    let level = instance.log_level.as_str();
+    let level = if dialect.lower_case_levels { level.to_lowercase() } else { level.to_owned() };
+    argv.extend(["--print-logs".into(), "--log-level".into(), Word::from(level)]);
     argv.extend(instance.extra_args.iter().map(Word::from));
     Value::command(argv)
-}
-
-/// The prefixes that go in front of the inherited `PATH`.
-fn path(instance: &Instance, facts: &HostFacts) -> String {
-    let mut prefixes: Vec<&str> = instance.path.iter().map(AbsPath::as_str).collect();
-    if let Some(nixos) = &facts.nixos {
-        prefixes.extend(nixos.path.iter().map(AbsPath::as_str));
-        prefixes.extend(nixos.nix.iter().filter(|_| instance.nix_enable).map(AbsPath::as_str));
-    }
-    prefixes.join(":")
-}
-
-fn environment(mut section: Section, instance: &Instance, facts: &HostFacts) -> Section {
-    section =
-        section.set("Environment", Value::variable("HOME", instance.state_dir.as_str())).set_why(
-            "Environment",
-            Value::variable("SHELL", facts.shell.as_str()),
-            "a service user's own shell is nologin, which the agent's tools would run",
-        );
-    for (name, value) in QUIET {
-        section = section.set("Environment", Value::variable(name, *value));
-    }
-    if instance.nix_enable {
-        section = section.set("Environment", Value::variable("NIX_REMOTE", "daemon"));
-    }
-    let Some(nixos) = &facts.nixos else { return section };
-    let loader = instance.nix_ld_enable.then_some(&nixos.nix_ld.environment);
-    for (name, value) in nixos.environment.iter().chain(loader.into_iter().flatten()) {
-        let variable = Value::Variable(Cow::Owned(name.clone()), value.clone());
-        section = section.set("Environment", variable);
-    }
-    section
 }

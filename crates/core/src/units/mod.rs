@@ -3,16 +3,19 @@
 //! | unit | runs as | what it is |
 //! |---|---|---|
 //! | `opencode-NAME.service` | the instance's user | the server; its process 1 is the supervisor |
-//! | `opencode-setup@NAME.service` | the instance's user | makes the directories of an empty HOME |
+//! | `opencode-setup@NAME.service` | the instance's user | initialises an empty HOME, keeps the links in it |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
+//! | `opencode-secrets@NAME.path`, `.service` | root, without capabilities | restarts the server for a replaced secret |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
 
+mod environment;
 mod listen;
 mod main;
 mod net;
 pub(crate) mod sandbox;
+mod secrets;
 mod setup;
 mod switch;
 
@@ -66,6 +69,16 @@ impl Names<'_> {
         format!("opencode-identity@{}.service", self.0)
     }
 
+    /// `opencode-secrets@NAME.path`, with `restartOnSecretChange`.
+    pub fn secrets_path(self) -> String {
+        format!("opencode-secrets@{}.path", self.0)
+    }
+
+    /// `opencode-secrets@NAME.service`, with `restartOnSecretChange`.
+    pub fn secrets(self) -> String {
+        format!("opencode-secrets@{}.service", self.0)
+    }
+
     /// Every unit that is on every host, in the order in which they stop.
     pub fn all(self) -> [String; 5] {
         [self.socket(), self.proxy(), self.main(), self.setup(), self.net()]
@@ -109,6 +122,7 @@ pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<U
     let mut units = Vec::with_capacity(7);
     units.extend(switch::endpoint(instance, facts, &socket));
     units.extend(switch::identity(instance, facts));
+    units.extend(secrets::units(instance, facts));
     units.extend([
         overrides.main.apply(main::unit(instance, facts)),
         overrides.setup.apply(setup::unit(instance, facts)),

@@ -1,5 +1,6 @@
 //! The sandbox that the main, the setup and the proxy unit share, one directive each with its reason.
 
+use crate::config;
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
@@ -242,6 +243,35 @@ pub(crate) fn minimal_etc(instance: &Instance, facts: &HostFacts) -> Vec<Entry> 
                 .map(|path| entry("BindReadOnlyPaths", Value::bind_optional(path))),
         );
     }
+    entries
+}
+
+/// The operator's configuration: the generated files, what outranks every other file, and files of the
+/// operator's own.
+pub(crate) fn configuration(instance: &Instance) -> Vec<Entry> {
+    let names = Names(&instance.name);
+    let mut entries = Vec::new();
+    if !config::files(instance).is_empty() {
+        entries.push(why(
+            "BindReadOnlyPaths",
+            Value::bind(&format!("{}/config", names.config_dir())),
+            "the generated configuration, to which links below HOME lead",
+        ));
+    }
+    if !instance.enforced_settings.is_empty() {
+        entries.push(why(
+            "BindReadOnlyPaths",
+            Value::bind_to(&format!("{}/enforced", names.config_dir()), "/etc/opencode"),
+            "enforcedSettings: opencode reads this last",
+        ));
+    }
+    let mut shown: Vec<&AbsPath> =
+        instance.shown_files().into_iter().map(|(_, path)| path).collect();
+    shown.sort();
+    shown.dedup();
+    entries.extend(
+        shown.into_iter().map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str()))),
+    );
     entries
 }
 

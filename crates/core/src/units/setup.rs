@@ -1,11 +1,13 @@
-//! `opencode-setup@NAME.service`: makes the directories of an empty HOME, as the instance's user,
-//! in the instance's sandbox. The project is not mounted.
+//! `opencode-setup@NAME.service`: initialises an empty HOME and keeps the links in it, as the
+//! instance's user, in the instance's sandbox. The project is not mounted.
 
+use crate::config;
 use crate::facts::HostFacts;
 use crate::spec::Instance;
-use crate::unit::{Section, Unit, Value};
+use crate::unit::escape::Word;
+use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description};
+use crate::units::{Names, SLICE, description, environment};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -19,17 +21,55 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             Value::Number(0),
             "it runs before each start of the server, whose own limit is the one to tell of",
         );
+    let scripts = instance.pre_init_script.is_some() || instance.post_init_script.is_some();
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
-        .set("ExecStart", Value::command([facts.engine.as_str(), "setup"]))
-        .set("TimeoutStartSec", Value::Number(60))
+        .set("NotifyAccess", Value::word("main"))
+        .set("ExecStart", Value::command(command(instance, facts)))
+        .set("TimeoutStartSec", Value::Number(if scripts { 600 } else { 60 }))
+        .set_why(
+            "TimeoutStopSec",
+            Value::Number(10),
+            "process 1 of a PID namespace takes no signal, and ends with its script",
+        )
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-setup@{}", instance.name)]))
         .extend(sandbox::identity(instance))
-        .set("Environment", Value::variable("HOME", instance.state_dir.as_str()))
+        .extend(environment::variables(instance, facts))
         .extend(sandbox::namespace(names))
-        .set("RestrictAddressFamilies", Value::word("AF_UNIX"))
+        .extend([families(scripts)])
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts, Programs::Agent));
+        .extend(sandbox::empty_root(instance, facts, Programs::Agent))
+        .extend(sandbox::minimal_etc(instance, facts))
+        .extend(sandbox::configuration(instance))
+        .extend(sandbox::messages(facts))
+        .set_why(
+            "BindReadOnlyPaths",
+            Value::bind(&format!("{}/setup", names.config_dir())),
+            "what to do: the links, and the operator's scripts",
+        );
     Unit { name: names.setup(), sections: vec![unit, service] }
+}
+
+/// A script may use the network as far as the namespace lets it.
+fn families(scripts: bool) -> Entry {
+    if scripts {
+        Entry::new("RestrictAddressFamilies", Value::word("AF_UNIX AF_INET AF_INET6")).because(
+            "the scripts may be network programs; the namespace decides how far they reach",
+        )
+    } else {
+        Entry::new("RestrictAddressFamilies", Value::word("AF_UNIX"))
+    }
+}
+
+fn command(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
+    let plan = format!("{}/{}", Names(&instance.name).config_dir(), config::PLAN);
+    let mut argv: Vec<Word> =
+        ["setup", "--plan", &plan, "--shell", facts.shell.as_str()].map(Word::from).to_vec();
+    argv.insert(0, facts.engine.as_str().into());
+    let path = environment::path(instance, facts);
+    if !path.is_empty() {
+        argv.extend(["--path".into(), path.into()]);
+    }
+    argv
 }

@@ -53,6 +53,7 @@ fn type_words(kind: Kind) -> String {
         Kind::Accounts => format!("list of {account}"),
         Kind::Texts => "list of str".to_owned(),
         Kind::Directives => "attribute set of systemd directives".to_owned(),
+        _ => String::new(),
     }
 }
 

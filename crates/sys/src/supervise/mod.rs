@@ -7,12 +7,12 @@
 //! bounded, because the agent runs as the same user next to it.
 
 mod locks;
-mod notify;
 mod options;
 mod probe;
 mod processes;
 mod reason;
 mod relay;
+mod room;
 mod server;
 mod session;
 mod signals;
@@ -26,9 +26,10 @@ use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpabl
 
 pub use options::{Options, UsageError, parse_args};
 
-use notify::Notifier;
 use relay::Relay;
 use session::Session;
+
+use crate::notify::Notifier;
 
 /// Runs the server until it ends or a signal asks for the end.
 ///
@@ -40,11 +41,11 @@ pub fn run(options: &Options) -> ExitCode {
     let mut notifier = Notifier::new(options.notify_socket.as_deref(), options.notify_passed);
     let mut log = Relay::new(None, stderr.as_fd());
     let code = match start(options, &mut notifier, &mut log) {
-        Ok((server, signals, password)) => {
+        Ok((server, signals, login)) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
-            Session::new(options, server.pid, password, signals, streams, notifier).run()
+            Session::new(options, server.pid, login, signals, streams, notifier).run()
         }
         Err(reason) => {
             log.say(3, &reason);
@@ -56,7 +57,8 @@ pub fn run(options: &Options) -> ExitCode {
     ExitCode::from(code)
 }
 
-type Started = (server::Server, signals::Signals, Option<String>);
+/// The last one is the user's name and the password.
+type Started = (server::Server, signals::Signals, Option<(String, String)>);
 
 fn start(
     options: &Options,
@@ -73,6 +75,9 @@ fn start(
     let signals = signals::Signals::install()
         .map_err(|error| format!("cannot install signal handlers: {error}"))?;
     let password = server::password(options.credentials.as_deref(), options.password)?;
+    if let Some(directory) = &options.directory {
+        enter(directory)?;
+    }
     notifier.status("clearing stale locks");
     let left = options.home.as_deref().map_or(0, |home| locks::clear(home).left);
     if left > 0 {
@@ -80,6 +85,20 @@ fn start(
     }
     notifier.status("starting the server");
     let server = server::spawn(options, password.as_deref())?;
-    let password = password.or_else(|| std::env::var("OPENCODE_SERVER_PASSWORD").ok());
-    Ok((server, signals, password.filter(|password| !password.is_empty())))
+    let login = match password {
+        Some(password) => Some((options.username.clone(), password)),
+        None => server::inherited_login(options.dialect),
+    };
+    Ok((server, signals, login))
+}
+
+/// Makes sure that the user can enter the project, which systemd does where the server starts in it.
+fn enter(directory: &str) -> Result<(), String> {
+    use rustix::fs::{Access, access};
+    access(directory, Access::READ_OK | Access::EXEC_OK).map_err(|error| {
+        format!(
+            "the user cannot enter the project directory {directory}: {error}; let it in with \
+             setfacl -m u:USER:rwX {directory}"
+        )
+    })
 }

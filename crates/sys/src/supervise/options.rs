@@ -4,6 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use instances_core::dialect::{self, Dialect};
+use instances_core::layout::DEFAULT_USERNAME;
+
+use crate::environment;
+use crate::http;
+
 /// What to run, and where the service manager listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -18,6 +24,12 @@ pub struct Options {
     pub home: Option<PathBuf>,
     /// `CREDENTIALS_DIRECTORY`: may hold the file `password`.
     pub credentials: Option<PathBuf>,
+    /// `--username`: whom the server asks for.
+    pub username: String,
+    /// `--directory`: the project, where the server does not start in it.
+    pub directory: Option<String>,
+    /// `--opencode`: how this generation of opencode is asked.
+    pub dialect: &'static Dialect,
     /// `--password`: whether a missing credential is an error, and not a server without a password.
     pub password: bool,
     /// Whether systemd passed the connected socket for messages (`OpenFile=`, as `notify`).
@@ -51,8 +63,8 @@ pub enum UsageError {
     NoCommand,
 }
 
-/// Parses what follows the word `supervise`: `[--generation WORD] --port N [--path PREFIX:…]
-/// [--password] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
+/// Parses what follows the word `supervise`: `[--generation WORD] --port N [--opencode MAJOR]
+/// [--directory DIRECTORY] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
 /// own parser so that the supervisor need not load that.
@@ -69,6 +81,8 @@ fn parse(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Options, UsageError> {
     let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
+    let (mut username, mut dialect) = (DEFAULT_USERNAME.to_owned(), &dialect::ONE);
+    let mut directory = None;
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
@@ -78,7 +92,20 @@ fn parse(
             }
             Some("--path") => {
                 let list = arguments.next().ok_or(UsageError::NoValue("--path"))?;
-                prefixes = std::env::split_paths(&list).collect();
+                prefixes = environment::prefixes(&list);
+            }
+            Some("--username") => {
+                let name = arguments.next().ok_or(UsageError::NoValue("--username"))?;
+                username = name.into_string().map_err(UsageError::Unexpected)?;
+            }
+            Some("--directory") => {
+                let path = arguments.next().ok_or(UsageError::NoValue("--directory"))?;
+                directory = Some(path.into_string().map_err(UsageError::Unexpected)?);
+            }
+            Some("--opencode") => {
+                let major = arguments.next().ok_or(UsageError::NoValue("--opencode"))?;
+                let number = major.to_str().and_then(|text| text.parse().ok());
+                dialect = Dialect::of_major(number.ok_or(UsageError::Unexpected(major))?);
             }
             Some("--port") => port = Some(arguments.next().ok_or(UsageError::NoPort)?),
             Some(text) if text.starts_with("--port=") => {
@@ -100,6 +127,9 @@ fn parse(
         prefixes,
         home: variable("HOME").map(PathBuf::from),
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        username,
+        directory,
+        dialect,
         password,
         // `LISTEN_PID` is not looked at: with `PrivatePIDs=` it is a number from outside.
         notify_passed: variable("LISTEN_FDS").is_some_and(|count| count == "1")
@@ -110,28 +140,18 @@ fn parse(
 }
 
 impl Options {
-    /// The server's program.
-    pub(super) fn program(&self) -> PathBuf {
-        let program = self.command.first().map_or(Path::new(""), Path::new);
-        if program.is_dir() { program.join("bin/opencode") } else { program.to_owned() }
+    /// What is asked for readiness: the project's configuration.
+    pub(super) fn ready_path(&self) -> String {
+        let path = self.dialect.ready_path;
+        match &self.directory {
+            None => path.to_owned(),
+            Some(directory) => format!("{path}?directory={}", http::percent(directory)),
+        }
     }
 
-    /// The `PATH` of the server: what the operator named, and then what was inherited. Of a prefix
-    /// its `bin` and `sbin` count, and a directory that has neither counts itself.
-    pub(super) fn search_path(&self, inherited: Option<OsString>) -> Option<OsString> {
-        let of_prefix = |prefix: &PathBuf| {
-            let inner: Vec<PathBuf> = ["bin", "sbin"]
-                .map(|name| prefix.join(name))
-                .into_iter()
-                .filter(|directory| directory.is_dir())
-                .collect();
-            if inner.is_empty() { vec![prefix.clone()] } else { inner }
-        };
-        let own = self.prefixes.iter().flat_map(of_prefix);
-        let inherited = inherited.unwrap_or_default();
-        // A colon in a prefix is refused long before; an empty entry would be the current directory.
-        let rest = std::env::split_paths(&inherited).filter(|one| !one.as_os_str().is_empty());
-        std::env::join_paths(own.chain(rest)).ok().filter(|path| !path.is_empty())
+    /// The server's program.
+    pub(super) fn program(&self) -> PathBuf {
+        environment::program_of(self.command.first().map_or(Path::new(""), Path::new))
     }
 }
 
@@ -160,15 +180,16 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_programs_come_first() {
-        let prefix = tempfile::tempdir().unwrap();
-        std::fs::create_dir(prefix.path().join("bin")).unwrap();
-        let line =
-            format!("--generation x --path {}:/plain --port 1 -- x", prefix.path().display());
-        let options = args(&line).unwrap();
-        let wanted = format!("{}/bin:/plain:/usr/bin", prefix.path().display());
-        assert_eq!(options.search_path(Some(":/usr/bin:".into())), Some(wanted.into()));
-        assert_eq!(args("--port 1 -- x").unwrap().search_path(None), None);
+    fn whom_and_what_it_asks() {
+        let plain = args("--port 1 -- x").unwrap();
+        assert_eq!((plain.username.as_str(), plain.dialect.major), ("opencode", 1));
+        let options = args("--opencode 2 --username team --port 1 -- x").unwrap();
+        assert_eq!((options.username.as_str(), options.dialect.major), ("team", 2));
+        assert_eq!(plain.ready_path(), "/config");
+        let elsewhere = args("--directory /srv/ü --port 1 -- x").unwrap();
+        assert_eq!(elsewhere.ready_path(), "/config?directory=%2Fsrv%2F%C3%BC");
+        assert_eq!(args("--opencode x"), Err(UsageError::Unexpected("x".into())));
+        assert_eq!(args("--username"), Err(UsageError::NoValue("--username")));
         assert_eq!(args("--path"), Err(UsageError::NoValue("--path")));
     }
 
@@ -179,14 +200,5 @@ mod tests {
         assert_eq!(args("--port 65536 -- x"), Err(UsageError::Port("65536".into())));
         assert_eq!(args("--port 1"), Err(UsageError::NoCommand));
         assert_eq!(args("--port 1 x"), Err(UsageError::Unexpected("x".into())));
-    }
-
-    #[test]
-    fn a_prefix_stands_for_its_program() {
-        let prefix = tempfile::tempdir().unwrap();
-        let mut options = args("--port 1 -- /usr/bin/opencode").unwrap();
-        assert_eq!(options.program(), Path::new("/usr/bin/opencode"));
-        options.command = vec![prefix.path().into()];
-        assert_eq!(options.program(), prefix.path().join("bin/opencode"));
     }
 }

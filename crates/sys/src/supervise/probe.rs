@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, read};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with};
 
-use crate::http::{Error, Parser, Response, request};
+use crate::http::{Error, Login, Parser, Response, request};
 
 /// How much one turn reads, so that an endless answer starves nothing.
 const PER_TURN: usize = 8 << 10;
@@ -27,10 +27,10 @@ impl Probe {
     pub(super) fn start(
         addr: SocketAddr,
         path: &str,
-        password: Option<&str>,
+        login: Option<Login<'_>>,
         end: Instant,
     ) -> Result<Self, Error> {
-        let unsent = request(addr, path, password)?;
+        let unsent = request(addr, path, login)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(io)?;
@@ -86,8 +86,10 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
+    const LOGIN: Login<'static> = Login { user: "opencode", password: "pw" };
+
     fn ask(addr: SocketAddr, patience: Duration) -> Result<Response, Error> {
-        let mut probe = Probe::start(addr, "/config", Some("pw"), Instant::now() + patience)?;
+        let mut probe = Probe::start(addr, "/config", Some(LOGIN), Instant::now() + patience)?;
         loop {
             if let Some(result) = probe.turn(Instant::now()) {
                 return result;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 
-use super::notify::one_line;
+use crate::notify::one_line;
 
 /// A longer line is passed on in pieces of this size. With its newline and prefix a piece stays
 /// below `PIPE_BUF`, so that one write takes it whole and two streams cannot mix within a line.

@@ -8,17 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use instances_core::dialect::Dialect;
+use instances_core::layout::DEFAULT_USERNAME;
 use rustix::process::{Pid, WaitStatus};
 
 use super::options::Options;
 use super::relay::unblock;
+use crate::environment;
 
 /// The longest password, in bytes.
 const MAX_PASSWORD: u64 = 4096;
-/// What systemd tells the supervisor and the server must not take for itself.
-const NOT_FOR_THE_SERVER: [&str; 4] =
-    ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "MAINPID"];
-
 /// A server that runs.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -56,27 +55,26 @@ pub(super) fn password(
     Ok(Some(password.to_owned()))
 }
 
+/// The user's name and the password that an environment file gave the server.
+pub(super) fn inherited_login(dialect: &Dialect) -> Option<(String, String)> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let password = dialect.password.iter().find_map(|name| variable(name))?;
+    let user = variable(dialect.username);
+    Some((user.unwrap_or_else(|| DEFAULT_USERNAME.to_owned()), password))
+}
+
 /// Starts the server in a process group of its own, so that a `kill(0, …)` in it stays in it.
 pub(super) fn spawn(options: &Options, password: Option<&str>) -> Result<Server, String> {
     let program = options.program();
     let mut command = Command::new(&program);
     command.args(options.command.iter().skip(1)).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if NOT_FOR_THE_SERVER.contains(&&*text)
-            || text.starts_with("LISTEN_")
-            || text.starts_with("WATCHDOG_")
-        {
-            command.env_remove(&name);
-        }
-    }
-    if let Some(path) = options.search_path(std::env::var_os("PATH")) {
-        command.env("PATH", path);
-    }
+    environment::hand_on(&mut command, &options.prefixes);
     if let Some(password) = password {
-        command.env("OPENCODE_SERVER_PASSWORD", password);
-        command.env_remove("OPENCODE_SERVER_USERNAME");
+        for name in options.dialect.password {
+            command.env(name, password);
+        }
+        command.env(options.dialect.username, &options.username);
     }
     let mut child =
         command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;

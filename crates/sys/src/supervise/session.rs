@@ -7,24 +7,18 @@ use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
 
-use super::notify::Notifier;
 use super::options::Options;
 use super::probe::Probe;
 use super::processes::{descendants, signal_all};
 use super::reason::refusal;
 use super::relay::{Relay, Tail};
+use super::room::{self, Room};
 use super::server::Exit;
 use super::signals::Signals;
 use super::watch::{Verdict, Watch};
-use crate::http::{Error, Response};
+use crate::http::{Error, Login, Response};
+use crate::notify::Notifier;
 
-/// What readiness asks for: the first request that goes through a project's configuration.
-/// `/global/health` is green while that fails.
-const READY_PATH: &str = "/config";
-/// What the watchdog asks for. `/config` would be wrong here: measured on opencode 1.18.33, it
-/// takes 70 s after a project is disposed of when a plugin cannot be fetched, in which the server
-/// is well; and it costs a tenth more processor time.
-const ALIVE_PATH: &str = "/global/health";
 /// A request sent before the server attached its handler is never answered: give up soon.
 const TRY: Duration = Duration::from_secs(1);
 /// After so many requests without an answer, they may take longer.
@@ -83,7 +77,8 @@ impl<'a> Streams<'a> {
 pub(super) struct Session<'a> {
     options: &'a Options,
     address: SocketAddr,
-    password: Option<String>,
+    /// The user's name and the password.
+    login: Option<(String, String)>,
     server: Pid,
     ended: Option<Exit>,
     has_children: bool,
@@ -92,13 +87,14 @@ pub(super) struct Session<'a> {
     signals: Signals,
     streams: Streams<'a>,
     notifier: Notifier,
+    room: Room,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(
         options: &'a Options,
         server: Pid,
-        password: Option<String>,
+        login: Option<(String, String)>,
         signals: Signals,
         streams: Streams<'a>,
         notifier: Notifier,
@@ -107,7 +103,7 @@ impl<'a> Session<'a> {
         Self {
             options,
             address,
-            password,
+            login,
             server,
             ended: None,
             has_children: true,
@@ -116,6 +112,7 @@ impl<'a> Session<'a> {
             signals,
             streams,
             notifier,
+            room: Room::below(options.home.as_deref()),
         }
     }
 
@@ -136,10 +133,11 @@ impl<'a> Session<'a> {
             self.turn(ask_anyway)?;
         }
         self.notifier.status("the server listens; waiting for the project's configuration");
+        let path = self.options.ready_path();
         let (mut refusals, mut tries) = (0, 0);
         loop {
             tries += 1;
-            match self.ask(READY_PATH, patience(tries))? {
+            match self.ask(&path, patience(tries))? {
                 Ok(response) if response.is_json_success() => break,
                 Ok(response) => {
                     refusals += 1;
@@ -161,12 +159,18 @@ impl<'a> Session<'a> {
         }
         self.ready = true;
         self.streams.tail = Tail::default();
-        self.notifier.ready(&self.serving());
+        let words = self.serving();
+        self.notifier.ready(&words);
         Ok(())
     }
 
-    fn serving(&self) -> String {
-        format!("serving on port {}", self.options.port)
+    /// What it does, and what will soon keep it from doing it.
+    fn serving(&mut self) -> String {
+        let port = self.options.port;
+        match self.room.look() {
+            None => format!("serving on port {port}"),
+            Some(words) => format!("serving on port {port}; {words}"),
+        }
     }
 
     /// Serves until the end.
@@ -179,7 +183,10 @@ impl<'a> Session<'a> {
         let mut watch = Watch::new(self.server);
         let (mut rest, mut patience) = (interval / 2, interval / 8);
         loop {
-            let answer = match self.pause(rest).and_then(|()| self.ask(ALIVE_PATH, patience)) {
+            let answer = match self
+                .pause(rest)
+                .and_then(|()| self.ask(self.options.dialect.alive_path, patience))
+            {
                 Ok(answer) => answer,
                 Err(end) => return end,
             };
@@ -188,7 +195,10 @@ impl<'a> Session<'a> {
                 self.notifier.alive();
             }
             match verdict.words() {
-                None => self.notifier.status(&self.serving()),
+                None => {
+                    let words = self.serving();
+                    self.notifier.status(&words);
+                }
                 // One late answer is not worth a word.
                 Some(_) if watch.misses() == 1 && verdict == Verdict::Busy => {}
                 Some(words) => self.notifier.status(words),
@@ -202,16 +212,19 @@ impl<'a> Session<'a> {
 
     fn serve_unwatched(&mut self) -> End {
         loop {
-            if let Err(end) = self.pause(Duration::from_hours(1)) {
+            if let Err(end) = self.pause(room::INTERVAL) {
                 return end;
             }
+            let words = self.serving();
+            self.notifier.status(&words);
         }
     }
 
     /// Sends one request and waits for its result, while everything else goes on.
     fn ask(&mut self, path: &str, patience: Duration) -> Result<Result<Response, Error>, End> {
         let end = Instant::now() + patience;
-        match Probe::start(self.address, path, self.password.as_deref(), end) {
+        let login = self.login.as_ref().map(|(user, password)| Login { user, password });
+        match Probe::start(self.address, path, login, end) {
             Ok(probe) => self.probe = Some(probe),
             Err(error) => return Ok(Err(error)),
         }

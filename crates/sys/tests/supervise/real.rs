@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use instances_sys::http;
 use rustix::process::Signal;
 
-use crate::rig::{PASSWORD, Rig, Setup, children, send};
+use crate::rig::{LOGIN, PASSWORD, Rig, Setup, children, send};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,8 +40,8 @@ fn ready_and_ended() {
 
 fn no_password_in_sight() {
     let mut rig = Setup::real().with_password().start().until_ready();
-    let ask = |password| http::get(rig.address(), "/config", password, SECOND * 10).unwrap().status;
-    assert_eq!((ask(None), ask(Some(PASSWORD))), (401, 200));
+    let ask = |login| http::get(rig.address(), "/config", login, SECOND * 10).unwrap().status;
+    assert_eq!((ask(None), ask(Some(LOGIN))), (401, 200));
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         assert!(!String::from_utf8_lossy(&cmdline).contains(PASSWORD), "{entry:?}");

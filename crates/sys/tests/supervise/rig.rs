@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use instances_sys::http::Login;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -50,6 +51,8 @@ pub(crate) const NOBODY: u32 = 65534;
 
 /// The password of every rig that has one.
 pub(crate) const PASSWORD: &str = "pass-3f7a-word";
+/// With the name that a server asks for.
+pub(crate) const LOGIN: Login<'static> = Login { user: "opencode", password: PASSWORD };
 
 impl Setup {
     pub(crate) fn stand_in(modes: &[&str]) -> Self {

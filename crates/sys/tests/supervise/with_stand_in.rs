@@ -7,7 +7,7 @@ use std::time::Duration;
 use instances_sys::{http, terminate};
 use rustix::process::Signal;
 
-use crate::rig::{NOBODY, PASSWORD, Setup, children, send};
+use crate::rig::{LOGIN, NOBODY, PASSWORD, Setup, children, send};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -72,8 +72,8 @@ fn the_environment() {
     for name in ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DIRECTORY"] {
         assert!(!environment.contains(name), "{name}");
     }
-    let ask = |password| http::get(rig.address(), "/config", password, SECOND * 10).unwrap().status;
-    assert_eq!((ask(None), ask(Some(PASSWORD))), (401, 200));
+    let ask = |login| http::get(rig.address(), "/config", login, SECOND * 10).unwrap().status;
+    assert_eq!((ask(None), ask(Some(LOGIN))), (401, 200));
     rig.stop(Signal::TERM);
     assert!(!rig.output().contains(PASSWORD));
 }

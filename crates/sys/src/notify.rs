@@ -24,7 +24,7 @@ const MAX_STATUS: usize = 600;
 /// A message that cannot be sent is dropped: the manager's timeouts then judge the service, and
 /// nothing here could do better.
 #[derive(Debug)]
-pub(super) struct Notifier {
+pub(crate) struct Notifier {
     target: Option<Target>,
     status: String,
 }
@@ -52,7 +52,7 @@ impl Notifier {
     /// `NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
     ///
     /// The passed one needs no path in the sandbox: what the agent cannot name, it cannot flood.
-    pub(super) fn new(path: Option<&OsStr>, passed: bool) -> Self {
+    pub(crate) fn new(path: Option<&OsStr>, passed: bool) -> Self {
         if passed && let Some(socket) = take_passed() {
             return Self { target: Some(Target { socket, address: None }), status: String::new() };
         }
@@ -70,7 +70,7 @@ impl Notifier {
     }
 
     /// Says in words what the service does, unless that is what was said last.
-    pub(super) fn status(&mut self, words: &str) {
+    pub(crate) fn status(&mut self, words: &str) {
         let line = one_line(words, MAX_STATUS);
         if self.status != line {
             self.send(&format!("STATUS={line}"));
@@ -79,19 +79,19 @@ impl Notifier {
     }
 
     /// Says that the service is ready, with its status.
-    pub(super) fn ready(&mut self, words: &str) {
+    pub(crate) fn ready(&mut self, words: &str) {
         self.status = one_line(words, MAX_STATUS);
         self.send(&format!("READY=1\nSTATUS={}", self.status));
     }
 
     /// Says that the service is stopping, with its status.
-    pub(super) fn stopping(&mut self, words: &str) {
+    pub(crate) fn stopping(&mut self, words: &str) {
         self.status = one_line(words, MAX_STATUS);
         self.send(&format!("STOPPING=1\nSTATUS={}", self.status));
     }
 
     /// Feeds the watchdog.
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.send("WATCHDOG=1");
     }
 
@@ -119,7 +119,7 @@ impl Notifier {
     /// Waits, at most `patience`, until the manager has processed every message so far.
     ///
     /// Without it the manager may see the exit first and discard what is still in its queue.
-    pub(super) fn barrier(&self, patience: Duration) {
+    pub(crate) fn barrier(&self, patience: Duration) {
         if self.target.is_none() {
             return;
         }
@@ -134,7 +134,7 @@ impl Notifier {
 }
 
 /// Makes one line of `words`: no control characters, single spaces, at most `limit` characters.
-pub(super) fn one_line(words: &str, limit: usize) -> String {
+pub(crate) fn one_line(words: &str, limit: usize) -> String {
     let mut line = String::new();
     let mut length = 0;
     let mut space = false;

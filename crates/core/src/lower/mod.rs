@@ -3,11 +3,15 @@
 //! Invariant: nothing stops at the first finding, and a [`Spec`] is returned only when nothing
 //! refuses it.
 
+mod inside;
+
 use std::net::{IpAddr, SocketAddr};
+
+use inside::{Inside, script, secret, shown, username};
 
 use crate::cross::{Placed, Places, judge};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
-use crate::layout::{AUTH_ROOT, CONFIG_DIR, RUNTIME_DIR, STATE_ROOT};
+use crate::layout::STATE_ROOT;
 use crate::node::{Format, parse};
 use crate::overrides;
 use crate::protected::protected;
@@ -35,7 +39,7 @@ pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
         .iter()
         .filter_map(|named| {
             let options = named.options.or(&raw.defaults);
-            lower_instance(&named.name, &options, diagnostics)
+            lower_instance(&named.name, &options, false, diagnostics)
         })
         .collect();
     judge(&placed, diagnostics);
@@ -52,7 +56,7 @@ fn judge_defaults(defaults: &RawInstance, diagnostics: &mut Diagnostics) {
         phantom.directory = Some(Located { value: "/srv/project".to_owned(), at: nowhere.clone() });
     }
     let name = Located { value: "defaults".to_owned(), at: nowhere };
-    lower_instance(&name, &phantom, diagnostics);
+    lower_instance(&name, &phantom, true, diagnostics);
 }
 
 /// Collects refusals with the place of the value they are about.
@@ -60,6 +64,8 @@ struct Judge<'a> {
     diagnostics: &'a mut Diagnostics,
     /// Whether nothing was refused so far.
     complete: bool,
+    /// Whether these are `[defaults]`, which no instance completes.
+    alone: bool,
 }
 
 impl Judge<'_> {
@@ -113,9 +119,10 @@ impl Judge<'_> {
 fn lower_instance(
     name: &Located<String>,
     raw: &RawInstance,
+    alone: bool,
     diagnostics: &mut Diagnostics,
 ) -> Option<Placed> {
-    let mut judge = Judge { diagnostics, complete: raw.mistyped.is_empty() };
+    let mut judge = Judge { diagnostics, complete: raw.mistyped.is_empty(), alone };
     let what = format!("the name {:?}", name.value);
     let legal_name = judge.take(&name.at, &what, InstanceName::new(&name.value));
     // The other options of an instance without a legal name are judged as those of another name.
@@ -141,6 +148,15 @@ impl Judge<'_> {
         let package_default = AbsPath::new("/usr/bin/opencode").ok()?;
         let flag = |typed: &Option<Located<bool>>| typed.as_ref().is_none_or(|flag| flag.value);
         let opt_in = |typed: &Option<Located<bool>>| typed.as_ref().is_some_and(|flag| flag.value);
+        let username_default = Argument::new("opencode").ok()?;
+        let Inside {
+            settings,
+            enforced_settings,
+            content,
+            environment,
+            environment_file,
+            credentials,
+        } = self.inside(name, raw);
         Some(Instance {
             name: name.clone(),
             enable: flag(&raw.enable) && !raw.mistyped.contains("enable"),
@@ -161,6 +177,25 @@ impl Judge<'_> {
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),
             restart_on_switch: flag(&raw.restart_on_switch),
+            settings,
+            config_file: self.text("configFile", raw.config_file.as_ref(), None, |text| {
+                AbsPath::new(text).and_then(shown).map(Some)
+            }),
+            enforced_settings,
+            trust_project: flag(&raw.trust_project),
+            content,
+            environment,
+            environment_file,
+            credentials,
+            restart_on_secret_change: opt_in(&raw.restart_on_secret_change),
+            pre_init_script: self.script("preInitScript", raw.pre_init_script.as_ref()),
+            post_init_script: self.script("postInitScript", raw.post_init_script.as_ref()),
+            auth_username: self.text(
+                "auth.username",
+                raw.auth_username.as_ref(),
+                username_default,
+                username,
+            ),
             auth_enable: flag(&raw.auth_enable),
             auth_password_file: self.text(
                 "auth.passwordFile",
@@ -172,6 +207,11 @@ impl Judge<'_> {
             nix_ld_enable: opt_in(&raw.nix_ld_enable),
             unit_overrides: self.unit_overrides(raw),
         })
+    }
+
+    fn script(&mut self, option: &str, typed: Option<&Located<String>>) -> Option<String> {
+        let typed = typed?;
+        self.take(&typed.at, &format!("`{option}`"), script(&typed.value))
     }
 
     fn unit_overrides(&mut self, raw: &RawInstance) -> UnitOverrides {
@@ -254,27 +294,6 @@ fn prefix(path: AbsPath) -> Result<AbsPath, Refusal> {
         });
     }
     package(path)
-}
-
-/// Everybody can read the store.
-fn secret(path: AbsPath) -> Result<AbsPath, Refusal> {
-    let text = path.as_str();
-    if text == "/nix/store" || text.starts_with("/nix/store/") {
-        return Err(Refusal {
-            code: Code::SecretInStore,
-            reason: "everybody can read the store".to_owned(),
-            help: "name a file outside it, for example `/run/secrets/opencode`".to_owned(),
-        });
-    }
-    let of_engine = [AUTH_ROOT, CONFIG_DIR, RUNTIME_DIR, STATE_ROOT];
-    if of_engine.iter().any(|root| text.starts_with(&format!("{root}/"))) {
-        return Err(Refusal {
-            code: Code::ProtectedPath,
-            reason: "what lies here belongs to an instance".to_owned(),
-            help: "remove the line to have a password made, or name a file elsewhere".to_owned(),
-        });
-    }
-    Ok(path)
 }
 
 fn log_level(text: &str) -> Result<LogLevel, Refusal> {

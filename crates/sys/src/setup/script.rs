@@ -1,0 +1,34 @@
+//! The operator's scripts.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::{Error, Event, Request};
+use crate::environment;
+
+/// Runs a script to its end, if there is one: in HOME, with the environment of the server.
+pub(super) fn run(
+    request: &Request<'_>,
+    prefixes: &[PathBuf],
+    name: &'static str,
+    said: &dyn Fn(Event<'_>),
+) -> Result<(), Error> {
+    let script = request.plan.with_file_name(name);
+    if !script.exists() {
+        return Ok(());
+    }
+    said(Event::Step(name));
+    let failed = |how: String| Error::Script { name, how };
+    let mut command = Command::new(request.shell);
+    command.args(["-eu"]).arg(&script).current_dir(request.home).stdin(Stdio::null());
+    environment::hand_on(&mut command, prefixes);
+    let status = command.status().map_err(|error| failed(format!("cannot be started: {error}")))?;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(failed(format!("failed with status {code}"))),
+        (None, signal) => {
+            Err(failed(format!("was killed by signal {}", signal.unwrap_or_default())))
+        }
+    }
+}
