@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::content::Source;
+use crate::guard;
 use crate::json::Json;
 use crate::spec::{Instance, InstanceName};
 use crate::units::Names;
@@ -28,7 +29,10 @@ pub(crate) type Generated = (String, String);
 pub(crate) fn files(instance: &Instance) -> Vec<Generated> {
     let mut files = Vec::new();
     if !instance.settings.is_empty() {
-        files.push(("config/opencode.json".to_owned(), text(instance, &instance.settings)));
+        files.push((
+            "config/opencode.json".to_owned(),
+            text(&substituted(instance, &instance.settings)),
+        ));
     }
     for content in &instance.content {
         if let Source::Text(text) = &content.source {
@@ -38,22 +42,36 @@ pub(crate) fn files(instance: &Instance) -> Vec<Generated> {
     files
 }
 
-/// What is bound at `/etc/opencode` in the sandbox.
-pub(crate) fn enforced(instance: &Instance) -> Option<Generated> {
-    let settings = &instance.enforced_settings;
-    let text = (!settings.is_empty()).then(|| text(instance, settings))?;
-    Some(("enforced/opencode.json".to_owned(), text))
+/// What is bound at `/etc/opencode` in the sandbox: the settings, and the guard that they name.
+pub(crate) fn enforced(instance: &Instance) -> Vec<Generated> {
+    if !guard::is_needed(instance) {
+        return Vec::new();
+    }
+    let enforced = substituted(instance, &instance.enforced_settings);
+    let guard = guard::text(instance, &enforced);
+    let plugin = guard::named(enforced.get("plugin"));
+    let mut entries = enforced.entries().to_vec();
+    entries.retain(|(key, _)| key != "plugin");
+    entries.push(("plugin".to_owned(), plugin));
+    vec![
+        ("enforced/guard.js".to_owned(), guard),
+        ("enforced/opencode.json".to_owned(), text(&Json::Table(entries))),
+    ]
 }
 
 /// The text of `opencode.json`. Without `$schema` the server would try to rewrite the file.
-fn text(instance: &Instance, settings: &Json) -> String {
-    let replace = |text: &str| with_credentials(text, &instance.name).into_owned();
-    let mut entries = settings.map_texts(&replace).entries().to_vec();
+fn text(settings: &Json) -> String {
+    let mut entries = settings.entries().to_vec();
     if settings.get("$schema").is_none() {
         entries.insert(0, ("$schema".to_owned(), Json::Text(SCHEMA.to_owned())));
     }
     // Texts, numbers that are finite and tables with texts as keys always serialise.
     serde_json::to_string_pretty(&Json::Table(entries)).unwrap_or_default() + "\n"
+}
+
+/// The settings as opencode understands them.
+fn substituted(instance: &Instance, settings: &Json) -> Json {
+    settings.map_texts(&|text: &str| with_credentials(text, &instance.name).into_owned())
 }
 
 /// `{credential:NAME}` as opencode understands it.

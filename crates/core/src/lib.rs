@@ -13,6 +13,7 @@ pub mod desired;
 pub mod diagnostic;
 pub mod dialect;
 pub mod facts;
+pub mod guard;
 mod host_files;
 pub mod json;
 mod keys;

@@ -78,6 +78,37 @@ impl Value {
     }
 }
 
+impl Node {
+    /// The place of the value at a path, or of the nearest one above it that was typed.
+    pub fn nearest(&self, path: &str) -> Option<&Origin> {
+        let mut path = path;
+        while !path.is_empty() {
+            if let Some(found) = self.find(path) {
+                return Some(found);
+            }
+            path = path.get(..path.rfind(['.', '['])?)?;
+        }
+        None
+    }
+
+    fn find(&self, path: &str) -> Option<&Origin> {
+        if self.at.path == path {
+            return Some(&self.at);
+        }
+        // A path begins with that of what it is in.
+        if !path.starts_with(self.at.path.as_str()) {
+            return None;
+        }
+        match &self.value {
+            Value::Table(entries) => entries.iter().find_map(|(_, at, value)| {
+                if at.path == path { Some(at) } else { value.find(path) }
+            }),
+            Value::Array(items) => items.iter().find_map(|item| item.find(path)),
+            _ => None,
+        }
+    }
+}
+
 /// Reads a text into a [`Node`], collecting every syntax error.
 pub fn parse(text: &str, format: Format, diagnostics: &mut Diagnostics) -> Option<Node> {
     match format {
@@ -302,6 +333,21 @@ mod tests {
         let b = parse(json, Format::Json, &mut diagnostics).map(|node| strip(&node));
         assert_eq!(a, b);
         assert!(a.is_some_and(|text| text.contains("instances.a.\"odd key\"")));
+    }
+
+    #[test]
+    fn a_path_leads_back_to_its_place() {
+        let text = "[instances.a.settings]\nmodel = 1\npermission = [{ bash = \"ask\" }]\n";
+        let node = parse(text, Format::Toml, &mut Diagnostics::new()).unwrap();
+        let words = |path: &str| {
+            let span = node.nearest(path)?.span?;
+            text.get(span.start..span.end)
+        };
+        assert_eq!(words("instances.a.settings.model"), Some("model"));
+        assert_eq!(words("instances.a.settings.permission.bash"), Some("permission"));
+        assert_eq!(words("instances.a.settings.permission[0].bash"), Some("bash"));
+        assert_eq!(words("instances.b.settings.model"), Some("instances"));
+        assert_eq!(words("defaults"), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod installed;
 pub mod lock;
 pub mod net;
 mod notify;
+pub mod opencode;
 pub mod setup;
 pub mod status;
 pub mod supervise;

@@ -86,7 +86,8 @@ pub fn programs(facts: &HostFacts) -> Result<(), Error> {
     always.into_iter().try_for_each(|program| program_of_root(Path::new(program.as_str())))
 }
 
-fn program_of_root(program: &Path) -> Result<(), Error> {
+/// Requires that only root can replace a program.
+pub(crate) fn program_of_root(program: &Path) -> Result<(), Error> {
     of_root(program, |part, what| Error::Program {
         program: program.to_owned(),
         part: part.path.clone(),

@@ -460,7 +460,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("OPENCODE_DISABLE_PROJECT_CONFIG", "use `trustProject`"),
     ("OPENCODE_PASSWORD", "use `auth.passwordFile`"),
     ("OPENCODE_PERMISSION", "use `enforcedSettings.permission`"),
-    ("OPENCODE_PURE", "declare `plugins`, or no `enforcedSettings`"),
+    ("OPENCODE_PURE", "`enforcedSettings` and `trustProject` rest on a plugin"),
     ("OPENCODE_SERVER_PASSWORD", "use `auth.passwordFile`"),
     ("OPENCODE_SERVER_USERNAME", "use `auth.username`"),
     ("OPENCODE_TEST_MANAGED_CONFIG_DIR", "`enforcedSettings` rests on it"),

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use crate::facts::HostFacts;
-use crate::json::Json;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
 
@@ -23,16 +22,6 @@ const DISTRUST: &[(&str, &str)] = &[
     ("OPENCODE_DISABLE_EXTERNAL_SKILLS", "1"),
     ("OPENCODE_DISABLE_PROJECT_CONFIG", "1"),
 ];
-
-/// Whether plugins that nobody declared are left out: a plugin can change the configuration once it is
-/// merged, what is enforced included.
-fn is_pure(instance: &Instance) -> bool {
-    let named = |settings: &Json| settings.get("plugin").is_some();
-    let declared = named(&instance.settings)
-        || named(&instance.enforced_settings)
-        || instance.content.iter().any(|content| content.option() == "plugins");
-    !instance.enforced_settings.is_empty() && !declared
-}
 
 /// Everything in the environment, in the order in which it counts: a later one replaces an earlier
 /// one, and systemd lets files replace both.
@@ -64,10 +53,6 @@ pub(super) fn variables(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
             first.because("trustProject is off: the project's own configuration is passed over")
         }));
         entries.extend(distrust);
-    }
-    if is_pure(instance) {
-        let why = "enforcedSettings: a plugin could change them";
-        entries.push(variable("OPENCODE_PURE", "1").because(why));
     }
     let files = instance.environment_file.iter();
     entries.extend(files.map(|file| Entry::new("EnvironmentFile", Value::Path(file.clone()))));

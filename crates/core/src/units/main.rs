@@ -2,6 +2,7 @@
 
 use crate::dialect;
 use crate::facts::HostFacts;
+use crate::guard;
 use crate::layout::{AUTH_ROOT, DEFAULT_USERNAME, SERVER_PORT};
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Command, Word};
@@ -135,6 +136,9 @@ fn command(instance: &Instance, facts: &HostFacts) -> Value {
     ];
     if dialect.major != dialect::ONE.major {
         argv.extend(["--opencode".into(), dialect.major.to_string().into()]);
+    }
+    if guard::is_needed(instance) {
+        argv.push("--guarded".into());
     }
     if !instance.trust_project {
         argv.extend(["--directory".into(), instance.directory.as_str().into()]);

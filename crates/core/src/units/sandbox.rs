@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::facts::{HostFacts, NixOs, StoreBind};
+use crate::guard;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
 use crate::units::Names;
@@ -258,11 +259,11 @@ pub(crate) fn configuration(instance: &Instance) -> Vec<Entry> {
             "the generated configuration, to which links below HOME lead",
         ));
     }
-    if !instance.enforced_settings.is_empty() {
+    if guard::is_needed(instance) {
         entries.push(why(
             "BindReadOnlyPaths",
             Value::bind_to(&format!("{}/enforced", names.config_dir()), "/etc/opencode"),
-            "enforcedSettings: opencode reads this last",
+            "enforcedSettings and trustProject: opencode reads this last, and the plugin in it",
         ));
     }
     let mut shown: Vec<&AbsPath> =

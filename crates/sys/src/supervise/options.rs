@@ -28,6 +28,8 @@ pub struct Options {
     pub username: String,
     /// `--directory`: the project, where the server does not start in it.
     pub directory: Option<String>,
+    /// `--guarded`: whether the server is not ready before the guard says that it is active.
+    pub guarded: bool,
     /// `--opencode`: how this generation of opencode is asked.
     pub dialect: &'static Dialect,
     /// `--password`: whether a missing credential is an error, and not a server without a password.
@@ -64,7 +66,7 @@ pub enum UsageError {
 }
 
 /// Parses what follows the word `supervise`: `[--generation WORD] --port N [--opencode MAJOR]
-/// [--directory DIRECTORY] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
+/// [--directory DIRECTORY] [--guarded] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
 /// own parser so that the supervisor need not load that.
@@ -82,7 +84,7 @@ fn parse(
 ) -> Result<Options, UsageError> {
     let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
     let (mut username, mut dialect) = (DEFAULT_USERNAME.to_owned(), &dialect::ONE);
-    let mut directory = None;
+    let (mut directory, mut guarded) = (None, false);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
@@ -98,6 +100,7 @@ fn parse(
                 let name = arguments.next().ok_or(UsageError::NoValue("--username"))?;
                 username = name.into_string().map_err(UsageError::Unexpected)?;
             }
+            Some("--guarded") => guarded = true,
             Some("--directory") => {
                 let path = arguments.next().ok_or(UsageError::NoValue("--directory"))?;
                 directory = Some(path.into_string().map_err(UsageError::Unexpected)?);
@@ -129,6 +132,7 @@ fn parse(
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         username,
         directory,
+        guarded,
         dialect,
         password,
         // `LISTEN_PID` is not looked at: with `PrivatePIDs=` it is a number from outside.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use instances_core::guard;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 
@@ -155,6 +156,8 @@ pub(super) struct Tail {
     section: Section,
     /// Whether the server said that it listens.
     pub(super) listening: bool,
+    /// Whether the guard said that it is active.
+    pub(super) guarded: bool,
 }
 
 impl Tail {
@@ -165,6 +168,7 @@ impl Tail {
     pub(super) fn see(&mut self, line: &str) {
         let line = one_line(&without_escapes(line), MAX_WORDS);
         self.listening |= line.contains("listening on http");
+        self.guarded |= line == guard::LINE;
         match line.as_str() {
             "--- JSONC Input ---" => self.section = Section::Input,
             "--- Errors ---" => self.section = Section::Errors,

@@ -39,6 +39,11 @@ const REST_GRACE: Duration = Duration::from_millis(500);
 pub(super) const BARRIER: Duration = Duration::from_millis(200);
 /// How long the journal may take to read the last lines.
 const FLUSH: Duration = Duration::from_millis(100);
+/// How long the guard's line may take after the first answer.
+const GUARD: Duration = Duration::from_secs(2);
+/// Why a server without its guard is not let at its project.
+const UNGUARDED: &str = "this opencode does not load the plugin on which enforcedSettings and \
+                         trustProject rest; use a version that was tested with it, or remove them";
 /// The most orphans that are reaped at once.
 const REAP_PER_TURN: u32 = 1024;
 
@@ -138,7 +143,12 @@ impl<'a> Session<'a> {
         loop {
             tries += 1;
             match self.ask(&path, patience(tries))? {
-                Ok(response) if response.is_json_success() => break,
+                Ok(response) if response.is_json_success() => {
+                    if !self.options.guarded || self.is_guarded()? {
+                        break;
+                    }
+                    return Err(End::Refused(UNGUARDED.to_owned()));
+                }
                 Ok(response) => {
                     refusals += 1;
                     if refusals >= REFUSALS {
@@ -162,6 +172,15 @@ impl<'a> Session<'a> {
         let words = self.serving();
         self.notifier.ready(&words);
         Ok(())
+    }
+
+    /// Waits a moment for the guard's line: it comes on another way than the answer.
+    fn is_guarded(&mut self) -> Result<bool, End> {
+        let end = Instant::now() + GUARD;
+        while !self.streams.tail.guarded && Instant::now() < end {
+            self.turn(end)?;
+        }
+        Ok(self.streams.tail.guarded)
     }
 
     /// What it does, and what will soon keep it from doing it.

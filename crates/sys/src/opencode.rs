@@ -1,0 +1,141 @@
+//! Which opencode a package is.
+//!
+//! npm's packages say it in a file beside the program. Any other program is asked, which takes most of
+//! a second: as nobody, in a home that is gone afterwards, and never from a directory of somebody
+//! else's, whose modules it would load.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use instances_core::facts::HostFacts;
+use instances_core::spec::Spec;
+use serde::Deserialize;
+
+use crate::environment::program_of;
+use crate::trust;
+
+/// How long the program may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The user and group of nobody.
+const NOBODY: u32 = 65534;
+/// More than a version takes, in bytes.
+const MAX: u64 = 4096;
+
+/// Adds the version of every package of enabled instances to the facts, as far as it can be known.
+pub fn observe(spec: &Spec, facts: &mut HostFacts) {
+    for instance in spec.enabled() {
+        let package = instance.package.as_str();
+        if !facts.opencode.contains_key(package)
+            && let Some(version) = version(Path::new(package))
+        {
+            facts.opencode.insert(package.to_owned(), version);
+        }
+    }
+}
+
+/// The version of a package: a program, or the prefix that holds it.
+fn version(package: &Path) -> Option<String> {
+    let program = fs::canonicalize(program_of(package)).ok()?;
+    of_npm(&program).or_else(|| asked(&program)).filter(|version| is_version(version))
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    name: String,
+    version: String,
+}
+
+/// What npm wrote beside the program.
+fn of_npm(program: &Path) -> Option<String> {
+    let manifest = program.parent()?.parent()?.join("package.json");
+    let text = fs::read_to_string(manifest).ok()?;
+    let Manifest { name, version } = serde_json::from_str(&text).ok()?;
+    name.starts_with("opencode").then_some(version)
+}
+
+/// What the program says of itself, if only root can have chosen the program.
+fn asked(program: &Path) -> Option<String> {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && trust::program_of_root(program).is_err() {
+        return None;
+    }
+    let home = tempfile::tempdir().ok()?;
+    let mut command = Command::new(program);
+    command.arg("--version").current_dir("/").env_clear();
+    command.env("HOME", home.path()).env("TMPDIR", home.path()).env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if is_root {
+        chown(home.path(), Some(NOBODY), Some(NOBODY)).ok()?;
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let mut child = command.spawn().ok()?;
+    let end = Instant::now() + PATIENCE;
+    let ended = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status.success(),
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            _ => break false,
+        }
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut text = String::new();
+    // What it printed is in the pipe: a version is shorter than that.
+    child.stdout.take()?.take(MAX).read_to_string(&mut text).ok()?;
+    ended.then(|| text.trim().to_owned())
+}
+
+fn is_version(text: &str) -> bool {
+    let digits = text.starts_with(|c: char| c.is_ascii_digit());
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+');
+    digits && text.len() <= 64 && text.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn program(at: &Path, text: &str) {
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(at, text).unwrap();
+        fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn npm_says_it_without_a_program_that_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("opencode-ai/bin/opencode");
+        program(&at, "#!/bin/sh\ntouch ran\n");
+        let manifest = directory.path().join("opencode-ai/package.json");
+        fs::write(&manifest, r#"{"name":"opencode-ai","version":"1.18.33"}"#).unwrap();
+        assert_eq!(version(&at).as_deref(), Some("1.18.33"));
+        assert_eq!(version(&directory.path().join("opencode-ai")).as_deref(), Some("1.18.33"));
+        fs::write(&manifest, r#"{"name":"opencode-ai","version":"$(evil)"}"#).unwrap();
+        assert_eq!(version(&at), None);
+    }
+
+    #[test]
+    fn a_program_is_asked_as_nobody_and_only_one_of_roots() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            return;
+        }
+        let directory = tempfile::tempdir_in("/usr/lib").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let at = directory.path().join("opencode");
+        program(&at, "#!/bin/sh\n[ \"$(id -u)$PWD\" = 65534/ ] && touch \"$HOME/x\" && echo 9.8.7\n");
+        assert_eq!(version(&at).as_deref(), Some("9.8.7"));
+        program(&at, "#!/bin/sh\necho 1.2.3; exit 1\n");
+        assert_eq!(version(&at), None);
+        program(&at, "#!/bin/sh\necho 1.2.3\n");
+        chown(&at, Some(NOBODY), None).unwrap();
+        assert_eq!(version(&at), None);
+        assert_eq!(version(Path::new("/nonexistent/x")), None);
+    }
+}
