@@ -25,6 +25,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
       ../crates/core/src
       ../crates/sys/Cargo.toml
       ../crates/sys/src
+      ../schema/opencode
     ];
   };
 

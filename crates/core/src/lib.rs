@@ -21,6 +21,7 @@ pub mod layout;
 pub mod lower;
 pub mod nft;
 pub mod node;
+pub mod opencode;
 pub mod overrides;
 pub mod plan;
 mod protected;

@@ -6,6 +6,7 @@
 
 mod real;
 mod rig;
+mod server;
 mod stand_in;
 mod with_stand_in;
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             Ok(())
         }));
     }
-    let skip = !rig::has_real_server();
+    let skip = !server::has_real_server();
     for (name, test) in real::CASES {
         let trial = Trial::test(*name, move || {
             test();

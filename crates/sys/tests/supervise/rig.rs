@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,25 +15,10 @@ use instances_sys::http::Login;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::server::real_server;
+
 /// The bound of every wait.
 const BOUND: Duration = Duration::from_mins(1);
-
-/// Where the real server lies, from the workspace's root.
-fn real_server() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab");
-    let lab = std::env::var_os("INSTANCES_LAB_DIR").map_or(here, PathBuf::from);
-    lab.join("opencode/node_modules/opencode-linux-x64/bin/opencode")
-}
-
-/// Tells whether the tests with the real server can run; their absence is a failure in CI.
-pub(crate) fn has_real_server() -> bool {
-    let found = real_server().exists();
-    if !found {
-        println!("SKIP: {} is missing", real_server().display());
-        assert!(std::env::var_os("CI").is_none(), "the real server is missing in CI");
-    }
-    found
-}
 
 /// What to run, and how.
 pub(crate) struct Setup {
