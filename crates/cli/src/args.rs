@@ -49,6 +49,12 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show the address of an instance with its password
     Url(Url),
+    /// Open opencode's own terminal interface on an instance
+    Attach(Attach),
+    /// Make a new password and restart the server with it
+    Rotate(Name),
+    /// Print the schema of opencode's configuration, of a package or as shipped
+    Schema(Schema),
     /// Explain a diagnostic's code
     Explain(Explain),
     /// Show every option of the specification
@@ -216,6 +222,31 @@ pub(crate) struct Url {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// The instance
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// The instance
+    pub(crate) name: String,
+    /// Further arguments of `opencode attach`
+    #[arg(last = true)]
+    pub(crate) rest: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The opencode binary, or the prefix that holds it; it is run
+    #[arg(long, value_name = "PATH", conflicts_with = "version")]
+    pub(crate) package: Option<PathBuf>,
+    /// A version that ships with this program
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) version: Option<String>,
 }
 
 #[derive(Debug, Args)]

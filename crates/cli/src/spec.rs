@@ -6,14 +6,15 @@ use std::io::Read as _;
 use std::path::Path;
 
 use instances_core::desired::{Desired, desire};
-use instances_core::diagnostic::{Diagnostic, Severity};
+use instances_core::diagnostic::{Diagnostic, Diagnostics, Severity};
 use instances_core::facts::HostFacts;
 use instances_core::layout::{NIXOS_FACTS, NIXOS_SPEC};
 use instances_core::lower::read;
-use instances_core::node::Format;
+use instances_core::node::{Format, parse};
 use instances_core::spec::Spec;
 use instances_core::suited;
 use instances_sys::files::Root;
+use instances_sys::opencode;
 
 use crate::args;
 use crate::exit::Exit;
@@ -90,8 +91,8 @@ pub(crate) fn desired(
     match judge(&source) {
         Ok((spec, warnings)) => {
             print(&source, &warnings);
-            let facts = facts(host)?;
-            let unsuited = suited::judge(&spec, &facts);
+            let mut facts = facts(host)?;
+            let unsuited = suited(&source, &spec, &mut facts, host);
             print(&source, &unsuited);
             if errors(&unsuited).next().is_some() {
                 out::note(refused(&source, &unsuited));
@@ -125,6 +126,45 @@ pub(crate) fn refused(source: &Source, findings: &[Diagnostic]) -> String {
         "{} is refused with {count} finding{s}; `opencode-instances explain {code}` tells more",
         source.name,
     )
+}
+
+/// What the host says of a legal specification: its packages are looked at, and the findings have
+/// their places in the text.
+pub(crate) fn suited(
+    source: &Source,
+    spec: &Spec,
+    facts: &mut HostFacts,
+    host: &args::Host,
+) -> Vec<Diagnostic> {
+    if host.facts.is_none() && facts.nixos.is_none() {
+        opencode::observe(spec, facts);
+    }
+    let mut findings = suited::judge(spec, facts);
+    locate(source, &mut findings);
+    findings
+}
+
+/// Gives findings that know their option the place where that, or its default, was typed.
+pub(crate) fn locate(source: &Source, findings: &mut [Diagnostic]) {
+    if findings.is_empty() {
+        return;
+    }
+    let node = parse(&source.text, Format::of(&source.name), &mut Diagnostics::new());
+    let Some(node) = node else { return };
+    for finding in findings {
+        let path = &finding.at.path;
+        // `instances.NAME.` and the option.
+        let option = path.splitn(3, '.').nth(2).unwrap_or_default();
+        let group = option.split(['.', '[']).next().unwrap_or_default();
+        let own = node.nearest(path).filter(|at| at.path.contains(&format!(".{group}")));
+        let default = || {
+            let at = node.nearest(&format!("defaults.{option}"))?;
+            (at.path != "defaults").then_some(at)
+        };
+        if let Some(at) = own.or_else(default).or_else(|| node.nearest(path)) {
+            finding.at.span = at.span;
+        }
+    }
 }
 
 /// What refuses the specification, without what is only remarked.

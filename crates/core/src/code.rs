@@ -181,6 +181,10 @@ shown to the server alone, whoever owns the file, and follows when the file is r
 "`settings` and `enforcedSettings` are held against the schema of the opencode that `package` is, as the
 program itself prints it. opencode drops an unknown key without a word, and with a value of a wrong type
 it refuses to start or to serve the project."
+    NeedsOpencode1 "E0318" "an option that this opencode cannot hold"
+"`enforcedSettings` and `trustProject = false` rest on a plugin that opencode 1.x loads, and
+`auth.enable = false` on a server that asks for no password: opencode 2 refuses such plugins, and makes a
+password of its own, which it prints to the journal."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -215,10 +219,7 @@ own `opencode.json` may name a model too, which is not looked at here."
 "Everybody on the host can read what a unit file or a generated configuration says, and on NixOS the
 store. Put it into a file that only root can read: `environmentFile` for variables, `credentials` for
 settings."
-    OpenPermissions "W0411" "permissions that the project can lift"
-"Permissions of an agent outrank the general ones, and a project may define agents. So a project can lift
-what `enforcedSettings.permission` says, unless `trustProject` is off. The sandbox holds all the same."
-    NewOpencode "W0412" "an opencode that was not tested"
+    NewOpencode "W0411" "an opencode that was not tested"
 "The flags, paths and variables of opencode 2 are taken from its documents; nothing of it was run. It is
 said to rewrite the database of 1.x in place: keep a copy of the state directory."
 }

@@ -100,9 +100,13 @@ impl Node {
             return None;
         }
         match &self.value {
-            Value::Table(entries) => entries.iter().find_map(|(_, at, value)| {
-                if at.path == path { Some(at) } else { value.find(path) }
-            }),
+            Value::Table(entries) => {
+                entries.iter().find_map(
+                    |(_, at, value)| {
+                        if at.path == path { Some(at) } else { value.find(path) }
+                    },
+                )
+            }
             Value::Array(items) => items.iter().find_map(|item| item.find(path)),
             _ => None,
         }

@@ -2,18 +2,134 @@
 
 use crate::diagnostic::{Code, Diagnostic, Origin};
 use crate::facts::HostFacts;
+use crate::json::Json;
+use crate::opencode;
+use crate::opencode::settings::validate;
 use crate::spec::{Instance, Spec};
 
 /// What this host cannot give, and what its operator has to do by hand.
 pub fn judge(spec: &Spec, facts: &HostFacts) -> Vec<Diagnostic> {
-    if facts.nixos.is_some() {
-        return Vec::new();
+    let mut found = Vec::new();
+    for instance in spec.enabled() {
+        if facts.nixos.is_none() {
+            found.extend(elsewhere(instance));
+        }
+        found.extend(settings(instance, facts));
+        found.extend(generation(instance, facts));
     }
-    spec.enabled().flat_map(elsewhere).collect()
+    found.extend(other_schema(spec, facts));
+    found.extend(no_model(spec, facts));
+    found
 }
 
 fn at(instance: &Instance, option: &str) -> Origin {
     Origin { span: None, path: format!("instances.{}.{option}", instance.name) }
+}
+
+/// Both levels of settings, where there is something in them.
+fn levels(instance: &Instance) -> impl Iterator<Item = (&'static str, &Json)> {
+    let both =
+        [("settings", &instance.settings), ("enforcedSettings", &instance.enforced_settings)];
+    both.into_iter().filter(|(_, settings)| !settings.is_empty())
+}
+
+/// What the opencode of the instance does not take.
+fn settings(instance: &Instance, facts: &HostFacts) -> Vec<Diagnostic> {
+    let known = opencode::known(facts.version_of(instance).unwrap_or_default());
+    let mut found = Vec::new();
+    for (option, settings) in levels(instance) {
+        // What does not compile is a mistake of this program, which its tests find.
+        let Ok(schema) = known.schema() else { continue };
+        let place = at(instance, option).path;
+        found.extend(validate(settings, schema).into_iter().map(|mismatch| {
+            let at = Origin { span: None, path: mismatch.below(&place) };
+            Diagnostic::new(
+                Code::BadSetting,
+                &at,
+                mismatch.message,
+                format!("opencode {} takes {}", known.version, mismatch.expected),
+                mismatch.help,
+            )
+        }));
+    }
+    found
+}
+
+/// Says once that a schema of another version was used.
+fn other_schema(spec: &Spec, facts: &HostFacts) -> Option<Diagnostic> {
+    let mut judged = spec.enabled().filter(|instance| levels(instance).next().is_some());
+    let unknown = |instance: &&Instance| {
+        !opencode::known(facts.version_of(instance).unwrap_or_default()).exact
+    };
+    let one = judged.find(unknown)?;
+    let version = facts.version_of(one);
+    let used = opencode::known(version.unwrap_or_default()).version;
+    let which = version.map_or_else(
+        || format!("the version of {} is not known", one.package),
+        |version| format!("{} is opencode {version}", one.package),
+    );
+    Some(Diagnostic::new(
+        Code::OtherSchema,
+        &at(one, "package"),
+        format!("{which}: settings are judged as those of {used}"),
+        "its schema is not part of this program",
+        format!("use opencode {used}, or look at the server's own words when it starts"),
+    ))
+}
+
+/// What another generation of opencode cannot hold, and that it was not tested.
+fn generation(instance: &Instance, facts: &HostFacts) -> Vec<Diagnostic> {
+    let dialect = facts.dialect(instance);
+    if dialect.verified {
+        return Vec::new();
+    }
+    let version = facts.version_of(instance).unwrap_or_default();
+    let refused = [
+        ("enforcedSettings", !instance.enforced_settings.is_empty()),
+        ("trustProject", !instance.trust_project),
+        ("auth.enable", dialect.always_asks && !instance.auth_enable),
+    ];
+    let refused = refused.into_iter().filter(|(_, is_set)| *is_set).map(|(option, _)| {
+        Diagnostic::new(
+            Code::NeedsOpencode1,
+            &at(instance, option),
+            format!("`{option}` of `{}` needs opencode 1.x", instance.name),
+            format!("{} is opencode {version}", instance.package),
+            format!("remove `{option}`, or let `package` name opencode 1.18"),
+        )
+    });
+    let untested = Diagnostic::new(
+        Code::NewOpencode,
+        &at(instance, "package"),
+        format!("opencode {version} of `{}` was not tested", instance.name),
+        "how it is called comes from its documents alone",
+        "let `package` name opencode 1.18 where that matters",
+    );
+    refused.chain([untested]).collect()
+}
+
+/// Says once which instances configure no model.
+fn no_model(spec: &Spec, facts: &HostFacts) -> Option<Diagnostic> {
+    let silent = |instance: &&Instance| {
+        instance.config_file.is_none()
+            && facts.dialect(instance).verified
+            && levels(instance).all(|(_, settings)| settings.get("model").is_none())
+    };
+    let mut instances = spec.enabled().filter(silent);
+    let first = instances.next()?;
+    let others = match instances.count() {
+        0 => String::new(),
+        1 => " and one other".to_owned(),
+        count => format!(" and {count} others"),
+    };
+    Some(Diagnostic::new(
+        Code::NoModel,
+        &at(first, "settings"),
+        format!("`{}`{others} configure no model", first.name)
+            .replace("` configure", "` configures"),
+        "opencode then picks one itself, if need be at opencode.ai",
+        "say which, as in `settings.model = \"anthropic/claude-sonnet-4-5\"`",
+    ))
 }
 
 /// On a distribution that is not NixOS.
@@ -50,9 +166,16 @@ mod tests {
     use crate::lower::read;
     use crate::node::Format;
 
+    /// With a model, about which nothing is said.
     fn codes(options: &str, facts: &HostFacts) -> Vec<&'static str> {
-        let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{options}");
-        let (spec, _) = read(&text, Format::Toml).unwrap();
+        let text = format!(
+            "[instances.a]\ndirectory = \"/srv/a\"\nconfigFile = \"/etc/opencode/a.json\"\n{options}"
+        );
+        found(&text, facts)
+    }
+
+    fn found(text: &str, facts: &HostFacts) -> Vec<&'static str> {
+        let (spec, _) = read(text, Format::Toml).unwrap();
         judge(&spec, facts).iter().map(|one| one.code.as_str()).collect()
     }
 
@@ -68,5 +191,45 @@ mod tests {
             assert_eq!(codes(options, &nixos), [""; 0]);
             assert_eq!(codes(&format!("{options}\nenable = false"), &usr), [""; 0]);
         }
+    }
+
+    fn of_version(version: &str) -> HostFacts {
+        let opencode = [("/usr/bin/opencode".to_owned(), version.to_owned())].into();
+        HostFacts { opencode, ..HostFacts::default() }
+    }
+
+    #[test]
+    fn settings_are_judged_by_the_version_of_the_package() {
+        let with = |settings: &str, version: &str| {
+            let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{settings}\n");
+            found(&text, &of_version(version))
+        };
+        let model = "settings.model = \"a/b\"\n";
+        assert_eq!(with(model, "1.18.33"), [""; 0]);
+        assert_eq!(with(model, "1.18.34"), ["W0409"]);
+        assert_eq!(with("settings.modle = \"a/b\"", "1.18.33"), ["E0317", "W0408"]);
+        let both = format!("{model}settings.share = 1\nenforcedSettings.permission.edit = \"no\"");
+        assert_eq!(with(&both, "1.18.33"), ["E0317", "E0317"]);
+        assert_eq!(with(&format!("{both}\nenable = false"), "1.18.33"), [""; 0]);
+    }
+
+    #[test]
+    fn what_opencode_2_cannot_hold_is_refused() {
+        let facts = of_version("2.0.5");
+        assert_eq!(codes("", &facts), ["W0411"]);
+        assert_eq!(codes("trustProject = false", &facts), ["E0318", "W0411"]);
+        assert_eq!(codes("auth.enable = false", &facts), ["E0318", "W0411"]);
+        let enforced = codes("enforcedSettings.share = \"disabled\"", &facts);
+        assert_eq!(enforced, ["E0318", "W0411", "W0409"]);
+    }
+
+    #[test]
+    fn a_missing_model_is_said_once() {
+        let facts = of_version("1.18.33");
+        let instance = |name: &str| format!("[instances.{name}]\ndirectory = \"/srv/{name}\"\n");
+        let text = format!("{}{}listen.port = 1\n", instance("a"), instance("b"));
+        assert_eq!(found(&text, &facts), ["W0408"]);
+        let text = format!("[defaults]\nenforcedSettings.model = \"a/b\"\n{}", instance("a"));
+        assert_eq!(found(&text, &facts), [""; 0]);
     }
 }

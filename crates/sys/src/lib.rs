@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod apply;
 pub mod auth;
+pub mod caller;
 pub mod environment;
 pub mod facts;
 pub mod files;

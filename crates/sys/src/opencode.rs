@@ -5,10 +5,10 @@
 //! else's, whose modules it would load.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use crate::trust;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The user and group of nobody.
 const NOBODY: u32 = 65534;
-/// More than a version takes, in bytes.
-const MAX: u64 = 4096;
+/// More than the document takes, in bytes.
+const MAX: u64 = 64 << 20;
 
 /// Adds the version of every package of enabled instances to the facts, as far as it can be known.
 pub fn observe(spec: &Spec, facts: &mut HostFacts) {
@@ -58,22 +58,61 @@ fn of_npm(program: &Path) -> Option<String> {
     name.starts_with("opencode").then_some(version)
 }
 
-/// What the program says of itself, if only root can have chosen the program.
+/// What the program says of itself.
 fn asked(program: &Path) -> Option<String> {
+    Some(ask(program, "--version").ok()?.trim().to_owned())
+}
+
+/// Why a program was not asked, or gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such program.
+    #[error(
+        "cannot find the program of {0}; name the opencode binary, or the prefix that holds it"
+    )]
+    Missing(PathBuf, #[source] io::Error),
+    /// Somebody else than root could have put it there, and root would run it.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
+    /// It could not be run.
+    #[error("cannot run {0}")]
+    Run(PathBuf, #[source] io::Error),
+    /// It failed, or took too long.
+    #[error("{0} gave no answer; run it by hand to see why")]
+    Silent(PathBuf),
+}
+
+/// The OpenAPI document of a package, as `opencode generate` prints it.
+pub fn openapi(package: &Path) -> Result<String, Error> {
+    let program = fs::canonicalize(program_of(package))
+        .map_err(|error| Error::Missing(package.to_owned(), error))?;
+    ask(&program, "generate")
+}
+
+/// Runs the program with one argument, as nobody where this is root, and returns what it prints.
+fn ask(program: &Path, argument: &str) -> Result<String, Error> {
+    let failed = |error| Error::Run(program.to_owned(), error);
     let is_root = rustix::process::geteuid().is_root();
-    if is_root && trust::program_of_root(program).is_err() {
-        return None;
+    if is_root {
+        trust::program_of_root(program)?;
     }
-    let home = tempfile::tempdir().ok()?;
+    let home = tempfile::tempdir().map_err(failed)?;
     let mut command = Command::new(program);
-    command.arg("--version").current_dir("/").env_clear();
+    command.arg(argument).current_dir("/").env_clear();
     command.env("HOME", home.path()).env("TMPDIR", home.path()).env("PATH", "/usr/bin:/bin");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     if is_root {
-        chown(home.path(), Some(NOBODY), Some(NOBODY)).ok()?;
+        chown(home.path(), Some(NOBODY), Some(NOBODY)).map_err(failed)?;
         command.uid(NOBODY).gid(NOBODY);
     }
-    let mut child = command.spawn().ok()?;
+    let mut child = command.spawn().map_err(failed)?;
+    let output = child.stdout.take();
+    // It is read all the while: a pipe holds less than a document.
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = output.map(|pipe| pipe.take(MAX).read_to_string(&mut text));
+        matches!(read, Some(Ok(_))).then_some(text)
+    });
     let end = Instant::now() + PATIENCE;
     let ended = loop {
         match child.try_wait() {
@@ -84,10 +123,8 @@ fn asked(program: &Path) -> Option<String> {
     };
     let _ = child.kill();
     let _ = child.wait();
-    let mut text = String::new();
-    // What it printed is in the pipe: a version is shorter than that.
-    child.stdout.take()?.take(MAX).read_to_string(&mut text).ok()?;
-    ended.then(|| text.trim().to_owned())
+    let text = reader.join().ok().flatten().filter(|_| ended);
+    text.ok_or_else(|| Error::Silent(program.to_owned()))
 }
 
 fn is_version(text: &str) -> bool {
@@ -129,7 +166,10 @@ mod tests {
         let directory = tempfile::tempdir_in("/usr/lib").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let at = directory.path().join("opencode");
-        program(&at, "#!/bin/sh\n[ \"$(id -u)$PWD\" = 65534/ ] && touch \"$HOME/x\" && echo 9.8.7\n");
+        program(
+            &at,
+            "#!/bin/sh\n[ \"$(id -u)$PWD\" = 65534/ ] && touch \"$HOME/x\" && echo 9.8.7\n",
+        );
         assert_eq!(version(&at).as_deref(), Some("9.8.7"));
         program(&at, "#!/bin/sh\necho 1.2.3; exit 1\n");
         assert_eq!(version(&at), None);

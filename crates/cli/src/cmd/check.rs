@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use instances_core::desired::desire;
-use instances_core::suited;
 use instances_core::unit::Omitted;
 use serde_json::json;
 
@@ -15,12 +14,14 @@ use crate::{out, spec};
 
 pub(crate) fn run(args: &Check) -> Outcome {
     let source = spec::source(&args.spec.spec)?;
-    let facts = spec::facts(&args.host)?;
+    let mut facts = spec::facts(&args.host)?;
     let (mut accepted, mut findings) = match spec::judge(&source) {
         Ok((accepted, warnings)) => (Some(accepted), warnings),
         Err(findings) => (None, findings),
     };
-    findings.extend(accepted.iter().flat_map(|spec| suited::judge(spec, &facts)));
+    if let Some(legal) = &accepted {
+        findings.extend(spec::suited(&source, legal, &mut facts, &args.host));
+    }
     accepted = accepted.filter(|_| spec::errors(&findings).next().is_none());
     let desired = accepted.as_ref().map(|spec| desire(spec, &facts));
     let omitted = desired.map(|desired| by_directive(&desired.omitted)).unwrap_or_default();

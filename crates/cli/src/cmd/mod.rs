@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 pub(crate) mod apply;
+pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod explain;
@@ -8,6 +9,8 @@ pub(crate) mod generate;
 pub(crate) mod nixos;
 pub(crate) mod options;
 pub(crate) mod render;
+pub(crate) mod rotate;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod unit;
 pub(crate) mod url;

@@ -7,7 +7,7 @@ mod systematic;
 
 use instances_core::diagnostic::Diagnostics;
 use instances_core::json::Json;
-use instances_core::node::{Format, parse};
+use instances_core::node::{Format, Node, Value, parse};
 use instances_core::opencode::known;
 use instances_core::opencode::settings::{Mismatch, validate};
 
@@ -15,7 +15,23 @@ fn read(text: &str) -> Json {
     let mut diagnostics = Diagnostics::new();
     let node = parse(text, Format::Json, &mut diagnostics);
     assert!(!diagnostics.has_errors(), "{text}: {diagnostics:?}");
-    Json::of(&node.unwrap()).unwrap()
+    as_typed(&node.unwrap()).unwrap()
+}
+
+/// What a node holds, without what is `null` in it.
+fn as_typed(node: &Node) -> Option<Json> {
+    Some(match &node.value {
+        Value::Boolean(flag) => Json::Boolean(*flag),
+        Value::Integer(number) => Json::Integer(*number),
+        Value::Float(number) => Json::Float(*number),
+        Value::String(text) => Json::Text(text.clone()),
+        Value::Array(items) => Json::List(items.iter().filter_map(as_typed).collect()),
+        Value::Table(entries) => {
+            let entry = |(key, _, value): &(String, _, Node)| Some((key.clone(), as_typed(value)?));
+            Json::Table(entries.iter().filter_map(entry).collect())
+        }
+        Value::Null | Value::Other(_) => return None,
+    })
 }
 
 fn judge(settings: &Json) -> Vec<Mismatch> {
