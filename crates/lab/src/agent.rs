@@ -19,19 +19,28 @@ const MARGIN: Duration = Duration::from_secs(10);
 pub struct Agent<'a> {
     machine: &'a Machine,
     url: String,
+    directory: Option<String>,
     session: String,
 }
 
 impl<'a> Agent<'a> {
     /// Opens a session with `instance`, through its listener and with its password.
     pub fn connect(machine: &'a Machine, instance: &str) -> Result<Self> {
-        let url = machine.run(["opencode-instances", "url", instance])?.ok()?;
-        Self::at(machine, url.trim())
+        Self::at(machine, &address(machine, instance)?)
+    }
+
+    /// Opens a session in a directory of the instance's, which need not be its project's.
+    pub fn in_directory(machine: &'a Machine, instance: &str, directory: &str) -> Result<Self> {
+        Self::open(machine, &address(machine, instance)?, Some(directory.to_owned()))
     }
 
     /// Opens a session with the server at an address of the machine.
     pub fn at(machine: &'a Machine, url: &str) -> Result<Self> {
-        let mut agent = Self { machine, url: url.to_owned(), session: String::new() };
+        Self::open(machine, url, None)
+    }
+
+    fn open(machine: &'a Machine, url: &str, directory: Option<String>) -> Result<Self> {
+        let mut agent = Self { machine, url: url.to_owned(), directory, session: String::new() };
         let session = agent.post("session", &json!({ "title": "probe" }))?;
         agent.session = text(&session, "/id").context("the session has no id")?;
         Ok(agent)
@@ -118,6 +127,8 @@ impl<'a> Agent<'a> {
         let limit = patience.as_secs().to_string();
         let mut argv = vec!["curl", "--silent", "--show-error", "--max-time", &limit];
         argv.extend(["--header", "content-type: application/json"]);
+        let directory = self.directory.as_ref().map(|path| format!("x-opencode-directory: {path}"));
+        argv.extend(directory.iter().flat_map(|header| ["--header", header]));
         argv.extend(options);
         argv.push(&url);
         let answer = self.machine.run_for(patience + MARGIN, argv)?.ok()?;
@@ -131,6 +142,14 @@ impl<'a> Agent<'a> {
 /// What a tool answered, if a part of a message is a call of one.
 fn output(part: &Value) -> Option<String> {
     text(part, "/state/output").or_else(|| text(part, "/state/error"))
+}
+
+/// The server's address with its password, and without the page that a browser is sent to.
+fn address(machine: &Machine, instance: &str) -> Result<String> {
+    let url = machine.run(["opencode-instances", "url", instance])?.ok()?;
+    let parts: Vec<&str> = url.trim().splitn(4, '/').collect();
+    let [scheme, _, authority, _] = parts.as_slice() else { bail!("no address: {url}") };
+    Ok(format!("{scheme}//{authority}/"))
 }
 
 fn text(value: &Value, pointer: &str) -> Option<String> {

@@ -1,0 +1,14 @@
+//! What an operator declares about an instance's inside, on real machines with the real server: its
+//! configuration, its environment and secrets, how its state is set up.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy allows these in tests, but not in what tests share"
+)]
+
+mod configuration;
+#[path = "../lifecycle/view.rs"]
+#[expect(dead_code, reason = "the other tests look at more")]
+mod view;
