@@ -9,6 +9,7 @@
 )]
 
 mod configuration;
+mod enforced;
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the other tests look at more")]
 mod view;
