@@ -98,7 +98,9 @@ let
           ;
       };
     in
-    optional (builtins.hasContext text) "${pkgs.writeText "opencode-configuration-${name}.json" text}";
+    optional (builtins.hasContext text) (
+      toString (pkgs.writeText "opencode-configuration-${name}.json" text)
+    );
 
   # One derivation for each instance, from its own options alone: a change of another one leaves its
   # store paths, and with them its units, as they are.

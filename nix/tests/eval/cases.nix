@@ -280,9 +280,7 @@ in
     };
   } { };
   settings-of-defaults-replaced = {
-    imports = [
-      (two { settings.permission.edit = "deny"; } { })
-    ];
+    imports = [ (two { settings.permission.edit = "deny"; } { }) ];
     services.opencode.defaults.settings = {
       model = "a/b";
       permission.bash = "ask";

@@ -96,7 +96,7 @@ in
   relative-file = instance "configFile' is not of type `null or absolute path'" {
     configFile = "opencode.json";
   };
-  content-of-another-key = instance "The option `services.opencode.instances.website.agents.review.text' does not exist" {
+  content-of-another-key = instance "agents.review.text' does not exist" {
     agents.review.text = "one";
   };
   content-twice = {
@@ -106,8 +106,12 @@ in
       services.opencode.instances.website.instructions.file = "/etc/opencode/two.md";
     };
   };
-  content-of-number = instance "agents.review' is not of type `text or file'" { agents.review = 1; };
-  list-of-variables = instance "environment.EDITOR' is not of type" { environment.EDITOR = [ "vim" ]; };
+  content-of-number = instance "agents.review' is not of type `text or file'" {
+    agents.review = 1;
+  };
+  list-of-variables = instance "environment.EDITOR' is not of type" {
+    environment.EDITOR = [ "vim" ];
+  };
   script-of-path = instance "preInitScript' is not of type `null or strings concatenated with" {
     preInitScript = ./default.nix;
   };
@@ -119,7 +123,7 @@ in
   environment-of-package = instance "environmentFile' is not of type" {
     environmentFile = "${pkgs.git}/environment";
   };
-  environment-literal-among-others = instance "is not of type `absolute path not in the Nix store'" {
+  environment-literal-in-list = instance "is not of type `absolute path not in the Nix store'" {
     environmentFile = [
       "/run/secrets/website.env"
       ./default.nix
