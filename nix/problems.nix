@@ -229,7 +229,7 @@ let
   );
   newOpencode = lib.mapAttrsToList (
     version: names:
-    "services.opencode: the package of ${lib.concatStringsSep ", " names} is opencode ${version}, which was not tested and is said to rewrite the database of 1.x in place (W0412). Keep a copy of the state directory, or pin a package of 1.x."
+    "services.opencode: the package of ${lib.concatStringsSep ", " names} is opencode ${version}, which was not tested and is said to rewrite the database of 1.x in place (W0411). Keep a copy of the state directory, or pin a package of 1.x."
   ) untested;
 in
 {

@@ -80,30 +80,36 @@ pub(crate) fn run() -> Outcome {
         Ok((spec, warnings)) => (Some(spec), warnings),
         Err(findings) => (None, findings),
     };
-    let Some(spec) = spec else {
-        print(&source, &findings);
-        // Nix shows the last lines of a log: each finding is among them.
-        for finding in errors(&findings) {
-            crate::out::note(format!("{}: {}", finding.code, finding.message));
-        }
-        crate::out::note(refused(&source, &findings));
-        return Ok(Exit::Invalid);
-    };
+    let Some(spec) = spec else { return Ok(refuse(&source, &findings)) };
     let mut facts = given.facts.supported()?;
     for one in &spec.instances {
         if let Some(version) = given.versions.get(one.name.as_str()) {
             facts.opencode.insert(one.package.to_string(), version.clone());
         }
     }
-    let unsuited = suited::judge(&spec, &facts);
+    let findings = [findings, suited::judge(&spec, &facts)].concat();
+    if errors(&findings).next().is_some() {
+        return Ok(refuse(&source, &findings));
+    }
     given.facts = facts;
     let root = Root::new(&given.outputs.out);
     match &given.instance {
         // The fleet's derivation says the warnings.
         Some(name) => instance(&root, &source, &spec, &given, name)?,
-        None => fleet(&root, &source, &spec, &given, &[findings, unsuited].concat())?,
+        None => fleet(&root, &source, &spec, &given, &findings)?,
     }
     Ok(Exit::Done)
+}
+
+/// Says every finding, in a way that Nix shows.
+fn refuse(source: &Source, findings: &[Diagnostic]) -> Exit {
+    print(source, findings);
+    // Nix shows the last lines of a log: each finding is among them.
+    for finding in errors(findings) {
+        crate::out::note(format!("{}: {}", finding.code, finding.message));
+    }
+    crate::out::note(refused(source, findings));
+    Exit::Invalid
 }
 
 /// The file of attributes that Nix names. Never one of the working directory alone: whoever wrote that
