@@ -15,6 +15,7 @@ use instances_core::facts::HostFacts;
 use instances_core::lower::read;
 use instances_core::node::Format;
 use instances_core::plan::{Found, Observed, digest, plan};
+use instances_core::suited;
 
 /// The sizes whose growth is looked at.
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -46,6 +47,22 @@ fn check_and_render_json(bencher: Bencher<'_, '_>, count: usize) {
 fn check(bencher: Bencher<'_, '_>, count: usize) {
     let text = workload::fleet(count);
     bencher.bench(|| read(black_box(&text), Format::Toml).unwrap());
+}
+
+/// The same where each instance has settings, which are held against opencode's schema.
+#[divan::bench(args = SIZES)]
+fn check_settings(bencher: Bencher<'_, '_>, count: usize) {
+    let text = workload::configured(count);
+    let facts = HostFacts {
+        opencode: [("/usr/bin/opencode".to_owned(), "1.18.33".to_owned())].into(),
+        ..HostFacts::default()
+    };
+    bencher.bench(|| {
+        let (spec, _) = read(black_box(&text), Format::Toml).unwrap();
+        let found = suited::judge(&spec, &facts);
+        assert!(found.is_empty(), "{found:?}");
+        spec
+    });
 }
 
 fn findings(bencher: Bencher<'_, '_>, count: usize, text: &str) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::Source;
 use crate::guard;
 use crate::json::Json;
-use crate::spec::{Instance, InstanceName};
+use crate::spec::{AbsPath, Instance, InstanceName};
 use crate::units::Names;
 
 /// Where opencode looks for the schema of its configuration; an editor's business alone.
@@ -94,6 +94,20 @@ fn with_credentials<'a>(text: &'a str, instance: &InstanceName) -> Cow<'a, str> 
     whole.into()
 }
 
+/// The operator's own files: where each stands below `.config/opencode`, and where the sandbox shows it.
+///
+/// Not at its own place: at `/etc/opencode` lies what outranks every other file.
+pub(crate) fn shown(instance: &Instance) -> Vec<(&str, &AbsPath, String)> {
+    let directory = Names(&instance.name).config_dir();
+    let content = instance.content.iter().filter_map(|content| match &content.source {
+        Source::File(path) => Some((content.place.as_str(), path)),
+        Source::Text(_) => None,
+    });
+    let configuration = instance.config_file.iter().map(|path| ("opencode.json", path));
+    let all = configuration.chain(content);
+    all.map(|(place, path)| (place, path, format!("{directory}/files/{place}"))).collect()
+}
+
 /// What setup does: written by the engine, read by the engine inside the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -126,25 +140,18 @@ pub struct Link {
 /// The links of an instance.
 fn links(instance: &Instance) -> Vec<Link> {
     let generated = format!("{}/config", Names(&instance.name).config_dir());
-    let configuration = match &instance.config_file {
-        Some(file) => Some(file.to_string()),
-        None if instance.settings.is_empty() => None,
-        None => Some(format!("{generated}/opencode.json")),
-    };
-    let configuration = configuration.map(|target| Link {
-        place: "opencode.json".to_owned(),
+    let files = files(instance);
+    let own = files.iter().filter_map(|(name, _)| {
+        let place = name.strip_prefix("config/")?;
+        Some((place, format!("{generated}/{place}")))
+    });
+    let shown = shown(instance).into_iter().map(|(place, _, target)| (place, target));
+    let link = |(place, target): (&str, String)| Link {
+        place: place.to_owned(),
         target,
-        replaces: true,
-    });
-    let content = instance.content.iter().map(|content| Link {
-        place: content.place.clone(),
-        target: match &content.source {
-            Source::Text(_) => format!("{generated}/{}", content.place),
-            Source::File(path) => path.to_string(),
-        },
-        replaces: false,
-    });
-    let mut links: Vec<Link> = configuration.into_iter().chain(content).collect();
+        replaces: place == "opencode.json",
+    };
+    let mut links: Vec<Link> = own.chain(shown).map(link).collect();
     links.sort_by(|a, b| a.place.cmp(&b.place));
     links
 }
@@ -236,8 +243,8 @@ mod tests {
             [
                 ("AGENTS.md", format!("{generated}/AGENTS.md").as_str()),
                 ("agents/review.md", &format!("{generated}/agents/review.md")),
-                ("opencode.json", "/etc/opencode/a.json"),
-                ("skills/release", "/etc/opencode/skills/release"),
+                ("opencode.json", "/etc/opencode-instances/a/files/opencode.json"),
+                ("skills/release", "/etc/opencode-instances/a/files/skills/release"),
             ]
         );
     }

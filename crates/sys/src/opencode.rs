@@ -1,11 +1,11 @@
 //! Which opencode a package is.
 //!
-//! npm's packages say it in a file beside the program. Any other program is asked, which takes most of
-//! a second: as nobody, in a home that is gone afterwards, and never from a directory of somebody
-//! else's, whose modules it would load.
+//! npm's packages say it in a file beside the program, and a program that Bun built in the arguments at
+//! its end. Any other one is asked, which takes most of a second: as nobody, in a home that is gone
+//! afterwards, and never from a directory of somebody else's, whose modules it would load.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use crate::trust;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The user and group of nobody.
 const NOBODY: u32 = 65534;
+/// How much of a program's end is looked at, in bytes.
+const END: u64 = 64 << 10;
 /// More than the document takes, in bytes.
 const MAX: u64 = 64 << 20;
 
@@ -41,7 +43,8 @@ pub fn observe(spec: &Spec, facts: &mut HostFacts) {
 /// The version of a package: a program, or the prefix that holds it.
 fn version(package: &Path) -> Option<String> {
     let program = fs::canonicalize(program_of(package)).ok()?;
-    of_npm(&program).or_else(|| asked(&program)).filter(|version| is_version(version))
+    let known = of_npm(&program).or_else(|| built_in(&program)).or_else(|| asked(&program));
+    known.filter(|version| is_version(version))
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,20 @@ fn of_npm(program: &Path) -> Option<String> {
     let text = fs::read_to_string(manifest).ok()?;
     let Manifest { name, version } = serde_json::from_str(&text).ok()?;
     name.starts_with("opencode").then_some(version)
+}
+
+/// What its arguments say that Bun put at the end of the program.
+fn built_in(program: &Path) -> Option<String> {
+    const MARK: &[u8] = b"--user-agent=opencode/";
+    let mut file = fs::File::open(program).ok()?;
+    let length = file.seek(SeekFrom::End(0)).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(END).read_to_end(&mut bytes).ok()?;
+    let at = bytes.windows(MARK.len()).rposition(|window| window == MARK)?;
+    let plain = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+');
+    let version = bytes.get(at + MARK.len()..)?.iter().take_while(plain);
+    Some(version.map(|byte| char::from(*byte)).collect())
 }
 
 /// What the program says of itself.
@@ -155,6 +172,14 @@ mod tests {
         assert_eq!(version(&directory.path().join("opencode-ai")).as_deref(), Some("1.18.33"));
         fs::write(&manifest, r#"{"name":"opencode-ai","version":"$(evil)"}"#).unwrap();
         assert_eq!(version(&at), None);
+    }
+
+    #[test]
+    fn bun_says_it_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("bin/opencode");
+        program(&at, &format!("{}--user-agent=opencode/1.18.33\0rest", "x".repeat(200_000)));
+        assert_eq!(version(&at).as_deref(), Some("1.18.33"));
     }
 
     #[test]

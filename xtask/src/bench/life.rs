@@ -14,7 +14,24 @@ use serde_json::{Value, json};
 use super::{Part, human};
 use crate::engine;
 
-const SPEC: &str = "[instances.website]\ndirectory = \"/srv/website\"\nlisten.port = 4101\n";
+/// One instance with nothing declared inside, and one with something of everything.
+const SPEC: &str = r#"
+[instances.website]
+directory = "/srv/website"
+listen.port = 4101
+
+[instances.inside]
+directory = "/srv/inside"
+listen.port = 4102
+trustProject = false
+instructions = "Answer in English."
+agents.review = "---\ndescription: Reviews.\n---\nReview."
+commands.say = "Say something."
+skills.release = "---\nname: release\ndescription: Releases.\n---\nRelease."
+environment.EDITOR = "vim"
+settings = { model = "fake/m", permission = [{ "*" = "ask" }, { edit = "allow" }] }
+enforcedSettings = { share = "disabled", permission.webfetch = "deny" }
+"#;
 /// The bare server's port, and where it says that it listens.
 const BARE_PORT: u16 = 4201;
 const BARE_LOG: &str = "/run/bare.log";
@@ -35,23 +52,32 @@ struct Times {
 pub(super) fn measure(rounds: usize) -> Result<Part> {
     install::missing()?;
     engine::build()?;
-    let machine = fleet::boot("bench", SPEC, &["/srv/website", "/srv/bare", "/var/lib/bare"])?;
+    let machine =
+        fleet::boot("bench", SPEC, &["/srv/website", "/srv/inside", "/srv/bare", "/var/lib/bare"])?;
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
-    machine.run(["systemctl", "stop", "opencode-website"])?.ok()?;
+    machine.run(["systemctl", "stop", "opencode-website", "opencode-inside"])?.ok()?;
     // The first start of each fills its HOME and is not counted.
-    let (mut bare, mut ours) = (Times::default(), Times::default());
+    let mut all = [Times::default(), Times::default(), Times::default()];
     for round in 0..=rounds {
-        let one = [bare_round(&machine)?, our_round(&machine)?];
+        let one = [
+            bare_round(&machine)?,
+            our_round(&machine, "opencode-website")?,
+            our_round(&machine, "opencode-inside")?,
+        ];
         if round > 0 {
-            say(&format!("round {round}: bare {}, instance {}", human(one[0].0), human(one[1].0)));
-            for (times, (start, stop)) in [&mut bare, &mut ours].into_iter().zip(one) {
+            let starts: Vec<String> = one.iter().map(|(start, _)| human(*start)).collect();
+            say(&format!("round {round}: {}", starts.join(", ")));
+            for (times, (start, stop)) in all.iter_mut().zip(one) {
                 times.start.push(start);
                 times.stop.push(stop);
             }
         }
     }
-    report(rounds, bare, ours)
+    report(rounds, all)
 }
+
+/// The three servers, the baseline first.
+const SERVERS: [&str; 3] = ["bare", "instance", "instance, configured"];
 
 /// What the instance's unit also sets: a server that looks for models and updates starts slower.
 const QUIET: &[&str] = &[
@@ -89,11 +115,11 @@ fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
     Ok((started, stop.elapsed()))
 }
 
-fn our_round(machine: &Machine) -> Result<(Duration, Duration)> {
+fn our_round(machine: &Machine, unit: &str) -> Result<(Duration, Duration)> {
     // So many starts in a minute are more than the unit allows.
-    machine.run(["systemctl", "reset-failed", "opencode-website"])?.ok()?;
+    machine.run(["systemctl", "reset-failed", unit])?.ok()?;
     let start = Instant::now();
-    let done = machine.run(["systemctl", "start", "opencode-website"])?;
+    let done = machine.run(["systemctl", "start", unit])?;
     if !done.success() {
         let journal =
             machine.run(["journalctl", "--no-pager", "--lines=60", "--output=short-precise"])?;
@@ -101,7 +127,7 @@ fn our_round(machine: &Machine) -> Result<(Duration, Duration)> {
     }
     let started = start.elapsed();
     let stop = Instant::now();
-    machine.run(["systemctl", "stop", "opencode-website"])?.ok()?;
+    machine.run(["systemctl", "stop", unit])?.ok()?;
     Ok((started, stop.elapsed()))
 }
 
@@ -127,24 +153,34 @@ fn answers(port: u16) -> bool {
     ask().unwrap_or(false)
 }
 
-fn report(rounds: usize, bare: Times, ours: Times) -> Result<Part> {
+fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
     let mut text = format!(
         "## Start and stop\n\n\
-         One warm instance and one bare `opencode serve` take turns in one machine, {rounds} rounds \
-         each, after a round that is not counted. Both have the environment that keeps the server from \
-         looking for models and updates. The instance is ready when `systemctl start` \
+         Two warm instances and one bare `opencode serve` take turns in one machine, {rounds} rounds \
+         each, after a round that is not counted. All have the environment that keeps the server from \
+         looking for models and updates. An instance is ready when `systemctl start` \
          returns; the bare server, a transient unit without any sandbox, when `GET /config` answers \
-         after its words `listening on`. The ratio is that of the medians.\n\n\
+         after its words `listening on`. The configured instance has settings, content, \
+         `enforcedSettings` and `trustProject = false`. The ratio is that of the medians.\n\n\
          | what | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );
     let mut data = serde_json::Map::new();
-    for (what, bare, ours) in [("start", bare.start, ours.start), ("stop", bare.stop, ours.stop)] {
-        let [bare, ours] = [Spread::of(bare)?, Spread::of(ours)?];
-        let ratio = ours.median.as_secs_f64() / bare.median.as_secs_f64();
-        text.push_str(&format!("| {what} | bare | {} | 1 (baseline) |\n", bare.cells()));
-        text.push_str(&format!("| {what} | instance | {} | {ratio:.3} |\n", ours.cells()));
-        let one = json!({ "bare": bare.data(), "instance": ours.data(), "ratio": ratio });
-        data.insert(what.to_owned(), one);
+    let mut starts = Vec::new();
+    let mut stops = Vec::new();
+    for times in all {
+        starts.push(Spread::of(times.start)?);
+        stops.push(Spread::of(times.stop)?);
+    }
+    for (what, spreads) in [("start", starts), ("stop", stops)] {
+        let base = spreads.first().map_or(1.0, |spread| spread.median.as_secs_f64());
+        for (server, spread) in SERVERS.iter().zip(spreads) {
+            let ratio = spread.median.as_secs_f64() / base;
+            let words =
+                if *server == "bare" { "1 (baseline)".to_owned() } else { format!("{ratio:.3}") };
+            text.push_str(&format!("| {what} | {server} | {} | {words} |\n", spread.cells()));
+            let key = format!("{what}, {server}");
+            data.insert(key, json!({ "spread": spread.data(), "ratio": ratio }));
+        }
     }
     Ok(Part { name: "life", text, data: Value::Object(data) })
 }

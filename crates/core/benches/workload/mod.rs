@@ -12,6 +12,24 @@ pub(crate) fn fleet(count: usize) -> String {
     text
 }
 
+/// The same instances, each with settings of about 40 values.
+pub(crate) fn configured(count: usize) -> String {
+    let settings = "settings = { model = \"anthropic/claude-sonnet-4-5\", small_model = \"a/b\", \
+        share = \"disabled\", permission = { \"*\" = \"ask\", edit = \"allow\", bash = { \"*\" = \"ask\", \
+        \"git *\" = \"allow\", \"ls *\" = \"allow\", \"rm *\" = \"deny\" } }, \
+        provider.anthropic = { options = { apiKey = \"{env:KEY}\", timeout = 60000 }, \
+        models.m = { name = \"M\", limit = { context = 200000, output = 32000 } } }, \
+        mcp = { one = { type = \"local\", command = [\"one\", \"--stdio\"], enabled = true }, \
+        two = { type = \"remote\", url = \"https://example.org/mcp\" } }, \
+        agent = { review = { description = \"Reviews.\", mode = \"subagent\", temperature = 0.1, \
+        permission = { edit = \"deny\" } } }, instructions = [\"a.md\", \"b.md\"] }\n";
+    let fleet = fleet(count);
+    let mut parts = fleet.split("\n[instances.");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    parts.for_each(|part| text.push_str(&format!("\n[instances.{part}{settings}")));
+    text
+}
+
 /// The same instances as JSON, as the NixOS module writes them.
 pub(crate) fn fleet_json(count: usize) -> String {
     let instances = (0..count).zip(ports()).map(|(index, port)| {

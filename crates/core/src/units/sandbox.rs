@@ -266,13 +266,9 @@ pub(crate) fn configuration(instance: &Instance) -> Vec<Entry> {
             "enforcedSettings and trustProject: opencode reads this last, and the plugin in it",
         ));
     }
-    let mut shown: Vec<&AbsPath> =
-        instance.shown_files().into_iter().map(|(_, path)| path).collect();
-    shown.sort();
-    shown.dedup();
-    entries.extend(
-        shown.into_iter().map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str()))),
-    );
+    entries.extend(config::shown(instance).into_iter().map(|(_, path, target)| {
+        entry("BindReadOnlyPaths", Value::bind_to(path.as_str(), &target))
+    }));
     entries
 }
 

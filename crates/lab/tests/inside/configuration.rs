@@ -84,8 +84,9 @@ fn settings_and_content(machine: &Machine) {
         assert!(prompt.contains(canary), "{canary} is not in {prompt}");
     }
     // The links lead to what nobody in there can change.
-    let write =
-        format!("echo x >{CONFIG}/opencode.json; echo x >/etc/opencode/skills/shared/SKILL.md");
+    let write = format!(
+        "echo x >{CONFIG}/opencode.json; echo x >/etc/opencode-instances/website/files/skills/shared/SKILL.md"
+    );
     let refused = agent.shell(&write).unwrap();
     assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
 }

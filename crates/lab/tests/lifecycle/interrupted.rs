@@ -80,7 +80,7 @@ fn accounts_that_a_power_cut_left_unmade_are_made_by_the_next_apply() {
     sh(&machine, "getent passwd opencode-moved");
     assert_eq!(sh(&machine, "stat -c '%U %a' /srv/state"), "opencode-moved 700");
     assert_eq!(pid(&machine, "kept"), kept, "the other instance was restarted");
-    assert_eq!(done(&machine, "plan"), "nothing to do\n");
+    assert!(done(&machine, "plan").ends_with("nothing to do\n"));
 }
 
 /// Runs `apply` until its Nth call of that name; false if it has ended before.

@@ -111,7 +111,7 @@ fn no_password(machine: &Machine) {
     assert_eq!(url(machine, "open"), "http://127.0.0.1:4203");
     assert_eq!(http(machine, "http://127.0.0.1:4203/config", 20), 200);
     assert_eq!(sh(machine, "stat -c '%U %a' /data/opencode/open"), "opencode-open 700");
-    assert_eq!(sh(machine, "ls /data/opencode/open/.local/share"), "opencode");
+    assert_eq!(sh(machine, "ls /data/opencode/open/.local/share"), "opencode\nopencode-instances");
     let password = machine.run(["test", "-e", "/var/lib/opencode/instance-auth/open/password"]);
     assert!(!password.unwrap().success(), "a password that nobody asks for");
 }
