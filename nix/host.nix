@@ -93,6 +93,7 @@ let
     nft = lib.getExe' pkgs.nftables "nft";
     shell = lib.getExe pkgs.bash;
     getent = lib.getExe' pkgs.getent "getent";
+    systemctl = "${config.systemd.package}/bin/systemctl";
   };
 
   of =

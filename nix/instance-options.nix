@@ -96,14 +96,17 @@ let
     descriptionClass = "composite";
   };
 
-  variable = types.oneOf [
-    types.bool
-    types.int
-    types.str
-    types.path
-  ];
+  # A null takes back what another module says, as in `systemd.services.<name>.environment`.
+  variable = types.nullOr (
+    types.oneOf [
+      types.bool
+      types.int
+      types.str
+      types.path
+    ]
+  );
 
-  # As `pkgs.formats.json` has it.
+  # As `pkgs.formats.json` has it: definitions merge down to their leaves.
   json =
     types.nullOr (
       types.oneOf [
@@ -121,23 +124,28 @@ let
       descriptionClass = "noun";
     };
 
-  # A path literal or a package stands for the file that it is in the store.
+  # What is a file of the store stands for it; any other string is a text.
   stored = types.mkOptionType {
     name = "stored";
-    description = "path literal or package";
+    description = "path literal, package or path in the Nix store";
     descriptionClass = "noun";
-    check = value: builtins.isPath value || lib.isDerivation value;
+    check =
+      value:
+      if lib.isString value then
+        lib.hasPrefix "${builtins.storeDir}/" value && !lib.hasInfix "\n" value
+      else
+        lib.isStringLike value;
   };
-  content = types.coercedTo stored (file: { inherit file; }) (
-    types.either types.lines (
-      types.submodule {
-        options.file = mkOption {
-          type = types.path;
-          description = "The file that has the text.";
-        };
-      }
-    )
-  );
+  file = types.submodule {
+    options.file = mkOption {
+      type = types.path;
+      description = "The file that has the text.";
+    };
+  };
+  content = types.coercedTo stored (file: { inherit file; }) (types.either types.lines file) // {
+    description = "text or file";
+    descriptionClass = "conjunction";
+  };
 
   # The options that are the same for every instance.
   shared = {
@@ -168,7 +176,8 @@ let
     package = inherited "package" (
       mkPackageOption pkgs "opencode" {
         extraDescription = ''
-          Its {file}`bin/opencode` is run; this must be opencode 1.x.
+          Its {file}`bin/opencode` is run. The tests run opencode 1.x. The package's
+          version says how it is called, so that a wrapper needs one too.
         '';
       }
     );
@@ -228,8 +237,8 @@ let
       description = ''
         Agents of the instance's own, `agents/<name>.md`: Markdown with a YAML header.
 
-        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
-        to.
+        A string is the text itself. A path literal, a package or a string that is a path in the
+        store stands for `{ file = …; }`, and the sandbox shows what it refers to.
       '';
     });
     commands = inherited "commands" (mkOption {
@@ -241,8 +250,8 @@ let
       description = ''
         Commands of the instance's own, `commands/<name>.md`.
 
-        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
-        to.
+        A string is the text itself. A path literal, a package or a string that is a path in the
+        store stands for `{ file = …; }`, and the sandbox shows what it refers to.
       '';
     });
     skills = inherited "skills" (mkOption {
@@ -257,8 +266,8 @@ let
         Skills of the instance's own: `skills/<name>/SKILL.md` with this text, or a `file` that is
         such a directory.
 
-        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
-        to.
+        A string is the text itself. A path literal, a package or a string that is a path in the
+        store stands for `{ file = …; }`, and the sandbox shows what it refers to.
       '';
     });
     plugins = inherited "plugins" (mkOption {
@@ -273,8 +282,8 @@ let
         Plugins of the instance's own, `plugins/<name>`; a name ends in `.js` or `.ts`. They run
         in the server.
 
-        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
-        to.
+        A string is the text itself. A path literal, a package or a string that is a path in the
+        store stands for `{ file = …; }`, and the sandbox shows what it refers to.
       '';
     });
     instructions = inherited "instructions" (mkOption {
@@ -284,8 +293,8 @@ let
       description = ''
         What every session is told, `AGENTS.md`.
 
-        A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers
-        to.
+        A string is the text itself. A path literal, a package or a string that is a path in the
+        store stands for `{ file = …; }`, and the sandbox shows what it refers to.
       '';
     });
     environment = inherited "environment" (mkOption {

@@ -20,6 +20,7 @@ let
     mkOverride
     mkPackageOption
     nameValuePair
+    optional
     types
     ;
 
@@ -27,7 +28,7 @@ let
   enabled = filterAttrs (_: instance: instance.enable) cfg.instances;
 
   hostFor = import ./host.nix { inherit config lib pkgs; };
-  inherit (import ./problems.nix { inherit config lib; }) isLegalName problems warnings;
+  inherit (import ./problems.nix { inherit config lib versions; }) isLegalName problems warnings;
 
   # The program runs where the system is built: for another machine's system that is not `package`
   # itself, unless this machine can execute it.
@@ -71,6 +72,36 @@ let
     }
   ) cfg.instances;
 
+  # Of opencode, by which the engine knows how to call it. A wrapper may hide it.
+  versions = filterAttrs (_: version: version != "") (
+    mapAttrs (_: instance: lib.getVersion instance.package) cfg.instances
+  );
+
+  # A file whose closure is whatever an instance's configuration names of the store: most name nothing.
+  namedOf =
+    name: instance:
+    let
+      text = builtins.toJSON {
+        inherit (instance)
+          agents
+          commands
+          configFile
+          enforcedSettings
+          environment
+          extraArgs
+          instructions
+          plugins
+          postInitScript
+          preInitScript
+          settings
+          skills
+          ;
+      };
+    in
+    optional (builtins.hasContext text) (
+      toString (pkgs.writeText "opencode-configuration-${name}.json" text)
+    );
+
   # One derivation for each instance, from its own options alone: a change of another one leaves its
   # store paths, and with them its units, as they are.
   unitsOf =
@@ -86,6 +117,7 @@ let
       instance = name;
       spec.instances.${name} = specs.${name};
       inherit (host) facts;
+      versions = builtins.intersectAttrs { ${name} = null; } versions;
       # What the two sandboxes show of the store; that of the proxy has no tools.
       exportReferencesGraph = {
         agent = [
@@ -93,7 +125,8 @@ let
           "${cfg.package}"
           (prefixOf instance.package)
         ]
-        ++ filter inStore (map prefixOf instance.path);
+        ++ filter inStore (map prefixOf instance.path)
+        ++ namedOf name instance;
         proxy = [
           "${config.systemd.package}"
           "${cfg.package}"
@@ -106,6 +139,7 @@ let
   fleet = render {
     name = "opencode-instances-fleet";
     spec.instances = specs;
+    inherit versions;
     inherit
       (hostFor {
         nix = any (instance: instance.nix.enable) (attrValues enabled);

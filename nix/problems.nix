@@ -5,7 +5,12 @@
 # A problem is a finding and the smallest change that mends it. Texts are made for what is wrong alone,
 # and each instance is looked up and never compared with each other one, so that a thousand of them cost
 # little.
-{ config, lib }:
+{
+  config,
+  lib,
+  # Of opencode, by the instances' names.
+  versions,
+}:
 let
   inherit (lib)
     any
@@ -212,11 +217,20 @@ let
     Remove one of the two.
   '') (filter isTrusted builders);
 
-  version = name: lib.getVersion instances.${name}.package;
-  otherVersions = map (name: ''
-    ${option name "package"} is opencode ${version name}, and the engine drives opencode 1.x, whose command line and API are others.
-    Pin a package of 1.x, for this instance or in services.opencode.defaults.package.
-  '') (filter (name: lib.versionAtLeast (version name) "2") enabled);
+  hasTwo = name: instances.${name}.configFile != null && instances.${name}.settings != { };
+  twoConfigurations = map (name: ''
+    ${option name "configFile"} would be the whole configuration, and ${option name "settings"} is set beside it.
+    Remove one of the two; `configFile = null;` or `settings = { };` takes back what services.opencode.defaults says.
+  '') (filter hasTwo named);
+
+  # One for all who run it: hosts have many instances and one opencode.
+  untested = groupBy (name: versions.${name}) (
+    filter (name: lib.versionAtLeast versions.${name} or "" "2") enabled
+  );
+  newOpencode = lib.mapAttrsToList (
+    version: names:
+    "services.opencode: the package of ${lib.concatStringsSep ", " names} is opencode ${version}, which was not tested and is said to rewrite the database of 1.x in place (W0411). Keep a copy of the state directory, or pin a package of 1.x."
+  ) untested;
 in
 {
   inherit isLegalName;
@@ -233,7 +247,7 @@ in
     ++ noDaemon
     ++ openBuilds
     ++ trusted
-    ++ otherVersions
+    ++ twoConfigurations
   );
 
   warnings =
@@ -246,5 +260,6 @@ in
       "${option name "nix.enable"}: the Nix daemon runs the agent's programs in the host's network, where they reach every listener of the host (W0406)."
     ) builders
     ++ unknownUsers
-    ++ unknownGroups;
+    ++ unknownGroups
+    ++ newOpencode;
 }

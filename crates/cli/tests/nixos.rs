@@ -83,6 +83,67 @@ fn an_instance_and_the_fleet_are_built() {
     }
 }
 
+/// What an instance is told goes into its own output, and what that names of the store has to be kept.
+#[test]
+fn configuration_is_part_of_the_output() {
+    let place = tempfile::tempdir().unwrap();
+    let (one, fleet) = (place.path().join("one"), place.path().join("fleet"));
+    let settings = json!({ "model": "a/b", "permission": [{ "*": "ask" }, { "edit": "deny" }] });
+    let web = json!({
+        "directory": "/srv/web", "package": "/nix/store/o", "settings": settings,
+        "enforcedSettings": { "share": "disabled" }, "configFile": null, "preInitScript": null,
+        "agents": { "review": "Read.", "other": { "file": "/nix/store/x-other.md" } },
+        "postInitScript": "mkdir notes", "environmentFile": ["/run/secrets/web.env"],
+    });
+    let spec = json!({ "instances": { "web": web } });
+    let given = json!({
+        "instance": "web", "spec": spec, "versions": { "web": "2.0.12" },
+        "agent": [{ "path": "/nix/store/x-other.md" }],
+    });
+    let built = build(&one, &given);
+    assert!(built.status.success(), "{}", words(&built));
+    let read = |path: &str| fs::read_to_string(one.join("etc").join(path)).unwrap();
+    let own = "opencode-instances/web";
+    let written = read(&format!("{own}/config/opencode.json"));
+    assert!(written.find("\"*\"") < written.find("\"edit\""), "{written}");
+    assert_eq!(read(&format!("{own}/config/agents/review.md")), "Read.");
+    assert!(read(&format!("{own}/enforced/opencode.json")).contains("disabled"));
+    assert_eq!(read(&format!("{own}/setup/postInitScript")), "mkdir notes\n");
+    assert!(!one.join("etc").join(own).join("setup/preInitScript").exists());
+    assert!(read(&format!("{own}/setup/plan.json")).contains("/nix/store/x-other.md"));
+    let main = read("systemd/system/opencode-web.service");
+    for line in [
+        "BindReadOnlyPaths=/nix/store/x-other.md\n",
+        "EnvironmentFile=/run/secrets/web.env\n",
+        " --opencode 2 ",
+        " --log-level info\n",
+    ] {
+        assert!(main.contains(line), "{line}: {main}");
+    }
+
+    // `check` on the host knows the version too.
+    let units = json!({ "spec": spec, "units": { "web": one }, "versions": { "web": "2.0.12" } });
+    let built = build(&fleet, &units);
+    assert!(built.status.success(), "{}", words(&built));
+    let facts = fs::read_to_string(fleet.join("etc/opencode-instances/facts.json")).unwrap();
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    assert_eq!(facts["opencode"], json!({ "/nix/store/o": "2.0.12" }));
+
+    // Of a package that does not say its version nothing is known.
+    let unknown = place.path().join("unknown");
+    let mut unversioned = given.clone();
+    unversioned["versions"] = json!({});
+    assert!(build(&unknown, &unversioned).status.success());
+    let main = fs::read_to_string(unknown.join("etc/systemd/system/opencode-web.service"));
+    assert!(!main.unwrap().contains("--opencode"));
+
+    let mut dangling = given;
+    dangling["agent"] = json!([{ "path": "/nix/store/x-other.md-2" }]);
+    let refused = build(&place.path().join("dangling"), &dangling);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(words(&refused).contains("`agents` of `web` names /nix/store/x-other.md, and"));
+}
+
 /// Nix 2.8 names the file as it is called outside the root of its own sandbox.
 #[test]
 fn the_attributes_are_found_in_the_builds_directory() {

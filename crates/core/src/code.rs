@@ -127,6 +127,9 @@ lost, as in Nix, a list of tables with one key each keeps it."
 "A script that does nothing is most likely a mistake."
     BadUsername "E0225" "a user's name that HTTP cannot send"
 "The server asks for name and password by HTTP's Basic authentication, where a colon ends the name."
+    PathAsText "E0226" "a path where a text is meant"
+"A string is the text itself of an agent, a command, a skill, a plugin or the instructions. The path of a
+file that has it is written as `{ file = PATH }`."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."

@@ -79,10 +79,11 @@ impl Kind {
                 Source::Text(_) => format!("{key}/{name}/SKILL.md"),
                 Source::File(_) => format!("{key}/{name}"),
             }),
-            Self::Plugins if name.ends_with(".js") || name.ends_with(".ts") => {
-                Ok(format!("{key}/{name}"))
-            }
-            Self::Plugins => Err("a name that ends in `.js` or `.ts`"),
+            // opencode looks for these endings as they stand here.
+            Self::Plugins => match name.rsplit_once('.') {
+                Some((_, "js" | "ts")) => Ok(format!("{key}/{name}")),
+                _ => Err("a name that ends in `.js` or `.ts`"),
+            },
         }
     }
 }

@@ -88,7 +88,7 @@ impl Kind {
             Self::Port => "port number".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Address => "IP address".to_owned(),
-            Self::Path => "absolute path".to_owned(),
+            Self::Path | Self::OptionalPath => "absolute path".to_owned(),
             Self::SecretPath => "absolute path outside the Nix store".to_owned(),
             Self::Package => "absolute path; on NixOS a package".to_owned(),
             Self::Packages => "list of absolute paths; on NixOS of packages".to_owned(),
@@ -99,7 +99,6 @@ impl Kind {
                 "table of directives, each a string, a number, a boolean or a list of them"
                     .to_owned()
             }
-            Self::OptionalPath => "absolute path".to_owned(),
             Self::Username => "name without a colon".to_owned(),
             Self::Script => "commands for bash, of any number of lines".to_owned(),
             Self::Variables => "table of strings, numbers and booleans".to_owned(),

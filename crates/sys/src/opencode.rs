@@ -82,7 +82,7 @@ pub enum Error {
     Silent(PathBuf),
 }
 
-/// The OpenAPI document of a package, as `opencode generate` prints it.
+/// What `opencode generate` of a package prints: a document with the schema of its configuration.
 pub fn openapi(package: &Path) -> Result<String, Error> {
     let program = fs::canonicalize(program_of(package))
         .map_err(|error| Error::Missing(package.to_owned(), error))?;

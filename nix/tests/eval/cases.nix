@@ -233,6 +233,146 @@ in
   no-password = one { auth.enable = false; };
   no-password-for-two = two { auth.enable = false; } { auth.enable = false; };
 
+  # Configuration.
+  settings-of-two-modules = {
+    imports = [
+      (one {
+        settings = {
+          model = lib.mkDefault "a/default";
+          share = "manual";
+          provider.local.options.timeout = 1.5;
+          instructions = [ "docs/one.md" ];
+        };
+      })
+    ];
+    services.opencode.instances.website.settings = {
+      model = "a/b";
+      share = lib.mkForce "disabled";
+      provider.local.models.small.limit.context = 8192;
+      instructions = lib.mkAfter [ "docs/two.md" ];
+      theme = null;
+    };
+  };
+  settings-in-order = one {
+    settings.permission = [
+      { "*" = "ask"; }
+      {
+        bash = [
+          { "*" = "ask"; }
+          { "git *" = "allow"; }
+        ];
+      }
+      { edit = "deny"; }
+    ];
+    enforcedSettings = {
+      share = "disabled";
+      autoupdate = false;
+    };
+    trustProject = false;
+  };
+  settings-of-the-store = two {
+    settings = {
+      mcp.search.command = [
+        "${pkgs.python3}/bin/python3"
+        ./bench.nix
+      ];
+      formatter.nix.command = [ pkgs.nodejs ];
+    };
+  } { };
+  settings-of-defaults-replaced = {
+    imports = [ (two { settings.permission.edit = "deny"; } { }) ];
+    services.opencode.defaults.settings = {
+      model = "a/b";
+      permission.bash = "ask";
+    };
+  };
+  file-in-the-place-of-settings-of-defaults = {
+    imports = [
+      (one {
+        configFile = "/etc/opencode/website.json";
+        settings = { };
+      })
+    ];
+    services.opencode.defaults.settings.model = "a/b";
+  };
+  config-file-of-string = one { configFile = "/etc/opencode/website.json"; };
+  config-file-of-literal = one { configFile = ./bench.nix; };
+  config-file-of-package = one { configFile = pkgs.writeText "opencode.json" "{}"; };
+  config-file-in-package = one { configFile = "${pkgs.git}/share/opencode.json"; };
+  content-of-every-kind = one {
+    agents = {
+      text = "one";
+      literal = ./bench.nix;
+      package = pkgs.writeText "package.md" "two";
+      in-package = "${pkgs.git}/share/agent.md";
+      file.file = "/etc/opencode/agent.md";
+      file-of-literal.file = ./bench.nix;
+      about-a-package = "${pkgs.git}\nThis is where git is.";
+    };
+    commands.lint = "Run the linter.";
+    skills.release = pkgs.package "release-skill" "1";
+    # As flakes are.
+    skills.review.outPath = "${pkgs.package "review-skill" "1"}";
+    plugins."notify.js" = ./bench.nix;
+    instructions = ./bench.nix;
+  };
+  instructions-of-two-modules = {
+    imports = [ (one { instructions = "Answer in English."; }) ];
+    services.opencode.instances.website.instructions = lib.mkAfter "Be brief.";
+  };
+
+  # Environment, secrets and scripts.
+  environment-of-every-kind = one {
+    environment = {
+      EDITOR = "${pkgs.git}/bin/editor";
+      COUNT = 3;
+      FLAG = true;
+      FILE = ./bench.nix;
+      PACKAGE = pkgs.nodejs;
+      NOTHING = null;
+    };
+  };
+  environment-file = one { environmentFile = "/run/secrets/website.env"; };
+  environment-files-of-two-modules = {
+    imports = [ (one { environmentFile = "/run/secrets/one.env"; }) ];
+    services.opencode.instances.website.environmentFile = [
+      "/run/secrets/two.env"
+      "/run/secrets/three.env"
+    ];
+  };
+  credentials = one {
+    credentials.anthropic = "/run/secrets/anthropic";
+    settings.provider.anthropic.options.apiKey = "{credential:anthropic}";
+    restartOnSecretChange = true;
+    auth.username = "team";
+  };
+  scripts-of-two-modules = {
+    imports = [
+      (one {
+        preInitScript = "git config --global user.name website";
+        postInitScript = "mkdir notes\n";
+      })
+    ];
+    services.opencode.instances.website = {
+      preInitScript = "git config --global user.email website@example.org";
+      postInitScript = lib.mkBefore "${pkgs.git}/bin/git init notes";
+    };
+  };
+  arguments-of-the-store = one { extraArgs = [ "--words=${pkgs.git}/words" ]; };
+
+  # Versions.
+  opencode-2 = one { package = pkgs.package "opencode" "2.0.12"; };
+  opencode-2-in-defaults = {
+    imports = [ (two { } { }) ];
+    services.opencode.defaults.package = pkgs.package "opencode" "2.0.12";
+  };
+  opencode-of-two-versions = two { package = pkgs.package "opencode" "1.17.0"; } { };
+  opencode-of-no-version = one {
+    package = removeAttrs pkgs.opencode [ "version" ] // {
+      name = "opencode";
+    };
+  };
+
   # What evaluation refuses.
   refused-same-endpoint = two { } { listen.port = 4096; };
   refused-three-on-a-port = {
@@ -314,10 +454,13 @@ in
     nix.enable = false;
     nix.settings.trusted-users = [ "*" ];
   } { };
-  refused-opencode-2 = one { package = pkgs.package "opencode" "2.0.12"; };
-  refused-opencode-2-in-defaults = {
-    imports = [ (one { }) ];
-    services.opencode.defaults.package = pkgs.package "opencode" "2.0.12";
+  refused-two-configurations = one {
+    configFile = "/etc/opencode/website.json";
+    settings.model = "a/b";
+  };
+  refused-configuration-beside-that-of-defaults = {
+    imports = [ (one { configFile = "/etc/opencode/website.json"; }) ];
+    services.opencode.defaults.settings.model = "a/b";
   };
   refused-for-many-reasons =
     two

@@ -76,13 +76,19 @@ let
           spec
           system
           units
+          versions
           ;
       }) fleet;
       instances = lib.listToAttrs (
         map (
           one:
           lib.nameValuePair one.instance {
-            inherit (one) builder output system;
+            inherit (one)
+              builder
+              output
+              system
+              versions
+              ;
             inherit (one.exportReferencesGraph) agent proxy;
           }
         ) instances

@@ -1,6 +1,10 @@
 # For each option a value for `defaults`, and another one for an instance that says it itself.
 { lib, pkgs }:
 lib.mapAttrs (key: values: { inherit key; } // values) {
+  "agents" = {
+    value.review = "one";
+    other.review.file = "/etc/opencode/review.md";
+  };
   "auth.enable" = {
     value = false;
     other = true;
@@ -9,9 +13,25 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = "/run/secrets/common";
     other = "/run/secrets/own";
   };
+  "auth.username" = {
+    value = "common";
+    other = "own";
+  };
   "autoStart" = {
     value = false;
     other = true;
+  };
+  "commands" = {
+    value.lint = "one";
+    other.lint = "two";
+  };
+  "configFile" = {
+    value = "/etc/opencode/common.json";
+    other = "/etc/opencode/own.json";
+  };
+  "credentials" = {
+    value.anthropic = "/run/secrets/common";
+    other.openai = "/run/secrets/own";
   };
   "directory" = {
     value = "/srv/common";
@@ -20,6 +40,18 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
   "enable" = {
     value = false;
     other = true;
+  };
+  "enforcedSettings" = {
+    value.share = "disabled";
+    other.autoupdate = false;
+  };
+  "environment" = {
+    value.EDITOR = "vim";
+    other.PAGER = "cat";
+  };
+  "environmentFile" = {
+    value = [ "/run/secrets/common.env" ];
+    other = [ ];
   };
   "extraArgs" = {
     value = [ "--pure" ];
@@ -32,6 +64,10 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
   "group" = {
     value = "projects";
     other = "website";
+  };
+  "instructions" = {
+    value = "Answer in English.";
+    other = "Answer in German.";
   };
   "listen.address" = {
     value = "192.0.2.1";
@@ -65,13 +101,44 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = [ pkgs.nodejs ];
     other = [ "/opt/tools" ];
   };
+  "plugins" = {
+    value."a.js" = "one";
+    other."b.js" = "two";
+  };
+  "postInitScript" = {
+    value = "mkdir common";
+    other = "mkdir own";
+  };
+  "preInitScript" = {
+    value = "mkdir common";
+    other = null;
+  };
+  "restartOnSecretChange" = {
+    value = true;
+    other = false;
+  };
   "restartOnSwitch" = {
     value = false;
     other = true;
   };
+  "settings" = {
+    value = {
+      model = "a/b";
+      permission.bash = "ask";
+    };
+    other.permission.edit = "deny";
+  };
+  "skills" = {
+    value.release = "one";
+    other.release.file = "/etc/opencode/release";
+  };
   "stateDir" = {
     value = "/data/common";
     other = "/data/own";
+  };
+  "trustProject" = {
+    value = false;
+    other = true;
   };
   "unitOverrides.main" = {
     value.MemoryMax = "8G";

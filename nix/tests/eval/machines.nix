@@ -24,6 +24,7 @@ let
       "hello"
       "installShellFiles"
       "iptables"
+      "mcp-server-filesystem"
       "nixfmt"
       "nixfmt-tree"
       "patchelf"
@@ -41,6 +42,7 @@ let
         function (builtins.intersectAttrs (builtins.functionArgs function) pkgs // arguments);
       inherit lib;
       extend = overlay: pkgs // overlay pkgs pkgs;
+      fetchFromGitHub = { repo, ... }: stubs.package repo "source";
       glibc = stubs.glibc // {
         static = stubs.package "glibc-static" "2.42";
       };

@@ -2,6 +2,8 @@
 # are words.
 let
   join = builtins.concatStringsSep " or ";
+  # A type is a word, or has a description.
+  words = type: type.description or type;
 
   lib = {
     getAttrFromPath = path: set: builtins.foldl' (set: name: set.${name}) set path;
@@ -16,22 +18,29 @@ let
       description = "The ${name} package to use. ${extraDescription}";
     };
     optionalAttrs = condition: set: if condition then set else { };
+    singleton = value: [ value ];
     splitString =
       separator: text: builtins.filter builtins.isString (builtins.split "[${separator}]" text);
     types = {
-      attrsOf = type: { description = "attributes of ${toString type}"; };
+      attrsOf = type: { description = "attributes of ${words type}"; };
       bool = "bool";
-      either = one: other: "(${one} or ${other})";
+      coercedTo = from: _: type: { description = "${words type}, or ${words from}"; };
+      either = one: other: "(${words one} or ${words other})";
       enum = words: "one of ${builtins.toJSON words}";
       externalPath = "external path";
+      float = "float";
       int = "int";
-      listOf = type: "list of ${type.description or type}";
-      nullOr = type: "null or ${type.description or type}";
-      oneOf = types: "(${join types})";
+      lines = "lines";
+      listOf = type: "list of ${words type}";
+      mkOptionType = type: type;
+      nullOr = type: { description = "null or ${words type}"; };
+      oneOf = types: "(${join (map words types)})";
       package = "package";
+      path = "path";
       port = "port";
       str = "str";
       strMatching = pattern: { description = pattern; };
+      submodule = _: "submodule";
     };
   };
 

@@ -81,4 +81,58 @@ in
         unitOverrides.main.MemoryMax.value = "4G";
       };
   quoted-flag = instance "is not of type `boolean'" { openFirewall = "yes"; };
+
+  # Configuration and content.
+  function-in-settings = instance "settings.model' is not of type `JSON value'" {
+    settings.model = _: "some/model";
+  };
+  two-models = {
+    says = "services.opencode.instances.website.settings.model' has conflicting definition values";
+    module = {
+      imports = [ (instance "" { settings.model = "a/b"; }).module ];
+      services.opencode.instances.website.settings.model = "c/d";
+    };
+  };
+  relative-file = instance "configFile' is not of type `null or absolute path'" {
+    configFile = "opencode.json";
+  };
+  content-of-another-key = instance "agents.review.text' does not exist" {
+    agents.review.text = "one";
+  };
+  content-twice = {
+    says = "services.opencode.instances.website.instructions";
+    module = {
+      imports = [ (instance "" { instructions = "one"; }).module ];
+      services.opencode.instances.website.instructions.file = "/etc/opencode/two.md";
+    };
+  };
+  content-of-number = instance "agents.review' is not of type `text or file'" {
+    agents.review = 1;
+  };
+  list-of-variables = instance "environment.EDITOR' is not of type" {
+    environment.EDITOR = [ "vim" ];
+  };
+  script-of-path = instance "preInitScript' is not of type `null or strings concatenated with" {
+    preInitScript = ./default.nix;
+  };
+
+  # Secrets.
+  environment-literal = instance "environmentFile' is not of type" {
+    environmentFile = ./default.nix;
+  };
+  environment-of-package = instance "environmentFile' is not of type" {
+    environmentFile = "${pkgs.git}/environment";
+  };
+  environment-literal-in-list = instance "is not of type `absolute path not in the Nix store'" {
+    environmentFile = [
+      "/run/secrets/website.env"
+      ./default.nix
+    ];
+  };
+  credential-literal = instance "is not of type `absolute path not in the Nix store'" {
+    credentials.anthropic = ./default.nix;
+  };
+  credential-of-package = instance "is not of type `absolute path not in the Nix store'" {
+    credentials.anthropic = "${pkgs.git}/key";
+  };
 }

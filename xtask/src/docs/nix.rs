@@ -105,14 +105,17 @@ let
     descriptionClass = "composite";
   };
 
-  variable = types.oneOf [
-    types.bool
-    types.int
-    types.str
-    types.path
-  ];
+  # A null takes back what another module says, as in `systemd.services.<name>.environment`.
+  variable = types.nullOr (
+    types.oneOf [
+      types.bool
+      types.int
+      types.str
+      types.path
+    ]
+  );
 
-  # As `pkgs.formats.json` has it.
+  # As `pkgs.formats.json` has it: definitions merge down to their leaves.
   json =
     types.nullOr (
       types.oneOf [
@@ -130,23 +133,28 @@ let
       descriptionClass = "noun";
     };
 
-  # A path literal or a package stands for the file that it is in the store.
+  # What is a file of the store stands for it; any other string is a text.
   stored = types.mkOptionType {
     name = "stored";
-    description = "path literal or package";
+    description = "path literal, package or path in the Nix store";
     descriptionClass = "noun";
-    check = value: builtins.isPath value || lib.isDerivation value;
+    check =
+      value:
+      if lib.isString value then
+        lib.hasPrefix "${builtins.storeDir}/" value && !lib.hasInfix "\n" value
+      else
+        lib.isStringLike value;
   };
-  content = types.coercedTo stored (file: { inherit file; }) (
-    types.either types.lines (
-      types.submodule {
-        options.file = mkOption {
-          type = types.path;
-          description = "The file that has the text.";
-        };
-      }
-    )
-  );
+  file = types.submodule {
+    options.file = mkOption {
+      type = types.path;
+      description = "The file that has the text.";
+    };
+  };
+  content = types.coercedTo stored (file: { inherit file; }) (types.either types.lines file) // {
+    description = "text or file";
+    descriptionClass = "conjunction";
+  };
 
 "#;
 
@@ -329,7 +337,8 @@ fn list(items: &[String], level: usize) -> String {
 }
 
 /// What NixOS says of `package` behind its usual words.
-const PACKAGE: &str = "Its {file}`bin/opencode` is run; this must be opencode 1.x.\n";
+const PACKAGE: &str = "Its {file}`bin/opencode` is run. The tests run opencode 1.x. The package's\n\
+     version says how it is called, so that a wrapper needs one too.\n";
 
 /// The text with NixOS's roles, and what only NixOS has to say.
 fn description(option: &OptionDoc) -> Result<String> {
@@ -350,7 +359,8 @@ fn description(option: &OptionDoc) -> Result<String> {
              `./website` would be copied to the store, where everybody can read it."
         }
         Kind::Content | Kind::Contents => {
-            "A path literal or a package stands for `{ file = …; }`; the sandbox shows what it refers to."
+            "A string is the text itself. A path literal, a package or a string that is a path in the \
+             store stands for `{ file = …; }`, and the sandbox shows what it refers to."
         }
         Kind::Packages => {
             "An entry is a package, or the absolute path of a directory outside the store."

@@ -16,7 +16,7 @@ use instances_core::facts::HostFacts;
 use instances_core::layout::{NIXOS_FACTS, NIXOS_SPEC};
 use instances_core::lower::read;
 use instances_core::node::Format;
-use instances_core::spec::{AbsPath, Spec};
+use instances_core::spec::{AbsPath, Instance, Spec};
 use instances_core::suited;
 use instances_core::units::{Names, SLICE, TARGET};
 use instances_sys::files::Root;
@@ -36,6 +36,9 @@ struct Attributes {
     facts: HostFacts,
     /// The instance that is rendered; none for the fleet.
     instance: Option<String>,
+    /// The version of each instance's opencode, where its package says one.
+    #[serde(default)]
+    versions: BTreeMap<String, String>,
     /// The closure that the agent's sandbox shows.
     #[serde(default)]
     agent: Vec<StorePath>,
@@ -77,25 +80,36 @@ pub(crate) fn run() -> Outcome {
         Ok((spec, warnings)) => (Some(spec), warnings),
         Err(findings) => (None, findings),
     };
-    let Some(spec) = spec else {
-        print(&source, &findings);
-        // Nix shows the last lines of a log: each finding is among them.
-        for finding in errors(&findings) {
-            crate::out::note(format!("{}: {}", finding.code, finding.message));
+    let Some(spec) = spec else { return Ok(refuse(&source, &findings)) };
+    let mut facts = given.facts.supported()?;
+    for one in &spec.instances {
+        if let Some(version) = given.versions.get(one.name.as_str()) {
+            facts.opencode.insert(one.package.to_string(), version.clone());
         }
-        crate::out::note(refused(&source, &findings));
-        return Ok(Exit::Invalid);
-    };
-    let facts = given.facts.supported()?;
-    let unsuited = suited::judge(&spec, &facts);
+    }
+    let findings = [findings, suited::judge(&spec, &facts)].concat();
+    if errors(&findings).next().is_some() {
+        return Ok(refuse(&source, &findings));
+    }
     given.facts = facts;
     let root = Root::new(&given.outputs.out);
     match &given.instance {
         // The fleet's derivation says the warnings.
         Some(name) => instance(&root, &source, &spec, &given, name)?,
-        None => fleet(&root, &source, &spec, &given, &[findings, unsuited].concat())?,
+        None => fleet(&root, &source, &spec, &given, &findings)?,
     }
     Ok(Exit::Done)
+}
+
+/// Says every finding, in a way that Nix shows.
+fn refuse(source: &Source, findings: &[Diagnostic]) -> Exit {
+    print(source, findings);
+    // Nix shows the last lines of a log: each finding is among them.
+    for finding in errors(findings) {
+        crate::out::note(format!("{}: {}", finding.code, finding.message));
+    }
+    crate::out::note(refused(source, findings));
+    Exit::Invalid
 }
 
 /// The file of attributes that Nix names. Never one of the working directory alone: whoever wrote that
@@ -141,6 +155,9 @@ fn instance(
     let Some(one) = instances.iter().find(|one| one.name.as_str() == name) else {
         return Err(format!("the specification does not enable an instance `{name}`").into());
     };
+    if let Some(own) = spec.instances.iter().find(|own| own.name == one.name) {
+        referenced(own, given)?;
+    }
     let config = Names(&one.name).config_dir();
     for (path, File { content, .. }) in &files {
         let of_fleet = [TARGET, SLICE].iter().any(|unit| path.ends_with(&format!("/{unit}")));
@@ -150,6 +167,24 @@ fn instance(
         }
     }
     write(root, &format!("{config}/spec.json"), source.text.clone())
+}
+
+/// Refuses a file of the store that the system does not refer to, because Nix knew it as a mere text:
+/// it would be there until the next collection of garbage.
+fn referenced(instance: &Instance, given: &Attributes) -> Result<(), String> {
+    for (option, file) in instance.shown_files() {
+        let file = Path::new(file.as_str());
+        let is_known = || given.agent.iter().any(|one| file.starts_with(one.path.as_str()));
+        if file.starts_with("/nix/store") && !is_known() {
+            return Err(format!(
+                "`{option}` of `{}` names {}, and nothing keeps that from garbage collection: give \
+                 Nix the path or the package itself, as in `./file`, and no `toString` of it",
+                instance.name,
+                file.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What belongs to all instances, with links to what belongs to each.

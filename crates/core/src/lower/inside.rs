@@ -155,7 +155,7 @@ impl Judge<'_> {
                     Some(near) => format!("did you mean `{{credential:{near}}}`?"),
                     None => format!(
                         "declare it, as in `credentials.{} = \"/run/secrets/key\"`",
-                        known.example(name)
+                        if credential_name(name).is_ok() { name } else { "key" }
                     ),
                 };
                 let reason = "no credential has this name";
@@ -242,7 +242,7 @@ impl Judge<'_> {
     fn source(&mut self, option: &str, typed: &RawContent) -> Option<Source> {
         match typed {
             RawContent::Text(text) => {
-                let judged = lines(&text.value).map(Source::Text);
+                let judged = lines(&text.value).and_then(no_path).map(Source::Text);
                 self.take(&text.at, &format!("the text of `{option}`"), judged)
             }
             RawContent::File(path) => {
@@ -304,11 +304,6 @@ impl Known<'_> {
     fn path(&self, credential: &str) -> String {
         crate::config::credential_path(self.name, credential)
     }
-
-    /// A name that would be accepted.
-    fn example<'a>(&self, name: &'a str) -> &'a str {
-        if credential_name(name).is_ok() { name } else { "key" }
-    }
 }
 
 fn twice(key: &str, at: &Origin) -> Diagnostic {
@@ -326,8 +321,7 @@ fn twice(key: &str, at: &Origin) -> Diagnostic {
 fn is_ordered(way: &[String]) -> bool {
     let way: Vec<&str> = way.iter().map(String::as_str).collect();
     let of_agent = match way.as_slice() {
-        ["agent" | "agents" | "mode", _, rest @ ..] => rest,
-        rest => rest,
+        ["agent" | "agents" | "mode", _, rest @ ..] | rest => rest,
     };
     matches!(of_agent, ["permission" | "tools"] | ["permission", _])
 }
@@ -348,6 +342,19 @@ fn example_of(kind: Kind) -> &'static str {
 pub(super) fn lines(text: &str) -> Result<String, Refusal> {
     no_control(&text.replace(['\n', '\t'], " "))?;
     Ok(text.to_owned())
+}
+
+/// A content that is nothing but a path is one that was meant to be read.
+fn no_path(text: String) -> Result<String, Refusal> {
+    let line = text.trim();
+    if !line.starts_with('/') || line.contains(char::is_whitespace) {
+        return Ok(text);
+    }
+    Err(Refusal {
+        code: Code::PathAsText,
+        reason: "this would be the text itself".to_owned(),
+        help: format!("write `{{ file = {line:?} }}`"),
+    })
 }
 
 /// A script says something.

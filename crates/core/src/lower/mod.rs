@@ -493,6 +493,68 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_what_is_declared_inside() {
+        let cases: &[(&str, &str)] = &[
+            ("environment.HOME = \"/x\"", "E0220"),
+            ("environment.OPENCODE_PERMISSION = \"{}\"", "E0220"),
+            ("environment.LISTEN_FDS = 1", "E0220"),
+            ("environment.BUN_INSPECT = 1", "E0220"),
+            ("environment.\"A B\" = 1", "E0219"),
+            ("environment.A = \"x\\ny\"", "E0206"),
+            ("environment.A = 1.5", "E0103"),
+            ("environment.API_TOKEN = \"0123456789abcdef\"", "W0410"),
+            ("environmentFile = \"/nix/store/x\"", "E0218"),
+            ("environmentFile = [\"/run/secrets/*.env\"]", "E0205"),
+            ("environmentFile = \"/srv/a/env\"", "E0312"),
+            ("credentials.password = \"/run/secrets/x\"", "E0221"),
+            ("credentials.\"a/b\" = \"/run/secrets/x\"", "E0221"),
+            ("credentials.k = \"/srv/a/k\"", "E0312"),
+            ("credentials.k = \"/var/lib/opencode/instance-auth/a/password\"", "E0211"),
+            ("configFile = \"/proc/1/environ\"", "E0211"),
+            ("configFile = \"/etc\"", "E0211"),
+            ("configFile = \"/srv/a/opencode.json\"", "E0308"),
+            ("configFile = \"/etc/o.json\"\nsettings.model = \"a/b\"", "E0314"),
+            ("configFile = \"/etc/o.json\"\nsettings = {}", ""),
+            (
+                "settings.provider.p.options.apiKey = \"{credential:kee}\"\ncredentials.key = \"/k/k\"",
+                "E0315",
+            ),
+            ("settings.provider.p.options.apiKey = \"{file:/run/secrets/k}\"", "E0316"),
+            ("settings.provider.p.options.apiKey = \"sk-0123456789ab\"", "W0410"),
+            ("settings.permission = [{ a = \"ask\", b = \"ask\" }]", "E0223"),
+            ("settings.permission = [{ a = \"ask\" }, { a = \"deny\" }]", "E0105"),
+            ("settings.x = 1979-05-27", "E0103"),
+            ("settings.x = inf", "E0103"),
+            ("settings = 1", "E0103"),
+            ("agents.\"../x\" = \"text\"", "E0222"),
+            ("plugins.notify = \"text\"", "E0222"),
+            ("agents.x = \"/etc/opencode/x.md\"", "E0226"),
+            ("agents.x = { file = \"/srv/a/x.md\" }", "E0308"),
+            ("agents.x = { text = \"x\" }", "E0103"),
+            ("instructions = \"a\\u0000b\"", "E0206"),
+            ("preInitScript = \"\\n\"", "E0224"),
+            ("preInitScript = \"a\\u001bb\"", "E0206"),
+            ("auth.username = \"a:b\"", "E0225"),
+            ("auth.username = \"\"", "E0225"),
+        ];
+        for (options, code) in cases {
+            let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{options}\n");
+            let wanted: Vec<&str> =
+                Some(*code).into_iter().filter(|code| !code.is_empty()).collect();
+            assert_eq!(codes(&text), wanted, "{options}");
+        }
+    }
+
+    #[test]
+    fn defaults_may_name_credentials_that_instances_have() {
+        let text = "[defaults]\nsettings.x = \"{credential:key}\"\n\
+            [instances.a]\ndirectory = \"/srv/a\"\ncredentials.key = \"/k/a\"\n";
+        assert_eq!(codes(text), [""; 0]);
+        let without = format!("{text}[instances.b]\ndirectory = \"/srv/b\"\nlisten.port = 1\n");
+        assert_eq!(codes(&without), ["E0315"]);
+    }
+
+    #[test]
     fn instances_do_not_share() {
         let two = |a: &str, b: &str| {
             codes(&format!(

@@ -186,8 +186,6 @@ fn the_engine_refuses_what_the_evaluation_refuses() {
             "builds-outside-a-sandbox",
             "builds-that-may-leave-it",
             "no-daemon",
-            "opencode-2",
-            "opencode-2-in-defaults",
             "person",
             "trusted-by-the-operators-group",
             "trusted-group",

@@ -96,6 +96,7 @@ fn samples_in_documents_are_modules() {
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix-samples");
     fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("review.md"), "What a sample names beside itself.").unwrap();
     let mut modules = Vec::new();
     for document in ["README.md", "docs/nixos.md"] {
         for (line, text) in blocks(document) {

@@ -53,7 +53,15 @@ fn type_words(kind: Kind) -> String {
         Kind::Accounts => format!("list of {account}"),
         Kind::Texts => "list of str".to_owned(),
         Kind::Directives => "attribute set of systemd directives".to_owned(),
-        _ => String::new(),
+        Kind::OptionalPath => "null or path".to_owned(),
+        Kind::Username => "str".to_owned(),
+        Kind::Script => "null or lines".to_owned(),
+        Kind::Variables => "attributes of null or (bool or int or str or path)".to_owned(),
+        Kind::SecretPaths => "list of external path, or external path".to_owned(),
+        Kind::Secrets => "attributes of external path".to_owned(),
+        Kind::Settings => "attributes of JSON value".to_owned(),
+        Kind::Content => "null or text or file".to_owned(),
+        Kind::Contents => "attributes of text or file".to_owned(),
     }
 }
 

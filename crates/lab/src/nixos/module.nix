@@ -52,6 +52,8 @@ let
       writeText = name: text: write name "printf %s ${lib.escapeShellArg text} >$out";
     };
 
+  rules = write "rules" "mkdir $out; echo rule >$out/rules.md";
+
   inherit
     (lib.evalModules {
       modules = [
@@ -75,6 +77,14 @@ let
                 };
                 openFirewall = true;
                 path = [ store.python3 ];
+                settings = {
+                  share = "disabled";
+                  instructions = [ "${rules}/rules.md" ];
+                };
+                agents.review = pkgs.writeText "review.md" "Read what changed.";
+                commands.lint = "Run the linter.";
+                environment.NOTES = pkgs.writeText "notes" "a note";
+                postInitScript = "cat ${pkgs.writeText "first" "made once"} >made";
               };
               billing = {
                 directory = "/srv/billing";

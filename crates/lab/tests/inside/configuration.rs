@@ -12,7 +12,7 @@ const PORT: u16 = 8080;
 
 fn spec() -> String {
     format!(
-        r##"
+        r#"
 [instances.website]
 directory = "/srv/website"
 listen.port = 4101
@@ -35,7 +35,7 @@ shared = {{ file = "/etc/opencode/skills/shared" }}
 
 [instances.website.plugins]
 "note.js" = "export const Note = async () => {{ await Bun.write('/tmp/plugin-ran', 'yes'); return {{}} }}"
-"##,
+"#,
         Model::settings(PORT)
     )
 }

@@ -10,6 +10,7 @@
 
 mod attach;
 mod configuration;
+mod enforced;
 mod environment;
 mod secrets;
 mod setup;

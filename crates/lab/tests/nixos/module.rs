@@ -41,6 +41,7 @@ fn the_modules_fleet_runs() {
         wait_until_healthy(&machine, instance);
     }
     the_sandbox(&machine);
+    the_configuration(&machine);
     the_firewall(&machine, &host);
 }
 
@@ -73,16 +74,21 @@ fn the_sandbox(machine: &Machine) {
         "bash",
         "busybox",
         "cacert",
+        "first",
         "git",
         "glibc",
         "iana-etc",
         "ncurses",
         "nix-ld",
+        "notes",
         "opencode",
+        "opencode-configuration-website.json",
         "opencode-instances",
         "opencode-sandbox.json",
         "python3",
+        "review.md",
         "ripgrep",
+        "rules",
         "tzdata",
     ];
     assert_eq!(visible(machine, "website"), expected.map(str::to_owned).into());
@@ -102,6 +108,26 @@ fn the_sandbox(machine: &Machine) {
     let daemon = "nix store ping --store daemon 2>&1; ls -d /nix/store/*-python3";
     let daemon = agent(machine, "billing", daemon);
     assert!(daemon.contains("Store URL: daemon") && daemon.contains("-python3"), "{daemon}");
+}
+
+/// What the declaration names of the store is there, and is what the server goes by.
+fn the_configuration(machine: &Machine) {
+    let home = "/var/lib/opencode/instance-state/website";
+    let read = format!(
+        "cat $NOTES {home}/made {home}/.config/opencode/agents/review.md \
+         {home}/.config/opencode/commands/lint.md; cat $(sed -n 's|.*\"\\(.*/rules.md\\)\".*|\\1|p' \
+         {home}/.config/opencode/opencode.json)"
+    );
+    let said = agent(machine, "website", &read);
+    assert_eq!(said, "a notemade onceRead what changed.Run the linter.rule");
+    let config = "curl --silent --fail $(opencode-instances url website)config";
+    let config: Value = serde_json::from_str(&sh(machine, config)).unwrap();
+    assert_eq!(config["share"], "disabled", "{config}");
+    assert!(config["agent"]["review"].is_object(), "{config}");
+    let facts = sh(machine, "cat /etc/opencode-instances/facts.json");
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    let versions = facts["opencode"].as_object().unwrap();
+    assert_eq!(versions.values().collect::<Vec<_>>(), [&json!("1.18.33")]);
 }
 
 /// A firewall as NixOS has it, with the ports that the module opens.

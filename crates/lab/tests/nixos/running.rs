@@ -82,7 +82,14 @@ fn nothing_else_of_the_host(machine: &Machine) {
         ("/home", ""),
         ("/nix", "store"),
         ("/etc/ssl/certs", "ca-certificates.crt"),
-        ("/etc", "gitconfig\ngroup\nhosts\nnsswitch.conf\npasswd\nresolv.conf\nssl"),
+        (
+            "/etc",
+            "gitconfig\ngroup\nhosts\nnsswitch.conf\nopencode-instances\npasswd\nresolv.conf\nssl",
+        ),
+        // Where the setup's own sandbox has its plan.
+        ("/etc/opencode-instances", "website"),
+        ("/etc/opencode-instances/website", "setup"),
+        ("/etc/opencode-instances/website/setup", ""),
         ("/srv", "website"),
     ];
     for (directory, entries) in expected {
