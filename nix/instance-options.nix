@@ -342,7 +342,7 @@ let
       default = false;
       example = true;
       description = ''
-        Whether the server restarts when one of its secrets is replaced:
+        Whether the server restarts when one of its secrets has new content:
         {option}`environmentFile`, {option}`credentials`, {option}`auth.passwordFile`.
       '';
     });

@@ -73,15 +73,9 @@ pub(crate) enum Command {
     /// Initialise an empty HOME and keep the links in it [called by units]
     #[command(hide = true)]
     Setup(Setup),
-    /// Restart a server for its new secrets [called by units]
+    /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
-    Renew {
-        /// The instance
-        name: InstanceName,
-        /// The program that asks systemd
-        #[arg(long)]
-        systemctl: PathBuf,
-    },
+    Renew(Renew),
     /// Make or remove an instance's network namespace [called by units]
     #[command(hide = true, subcommand)]
     Net(Net),
@@ -323,6 +317,18 @@ pub(crate) struct Prepare {
     /// Refuse this file or directory unless only root can change it
     #[arg(long, value_name = "OPTION:FILE")]
     pub(crate) shown: Vec<NamedFile>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Renew {
+    /// The instance
+    pub(crate) name: InstanceName,
+    /// The program that asks systemd
+    #[arg(long)]
+    pub(crate) systemctl: PathBuf,
+    /// A secret of its, with the option that names it; may be repeated
+    #[arg(long = "secret", value_name = "OPTION:FILE")]
+    pub(crate) secrets: Vec<NamedFile>,
 }
 
 /// A file with the option that names it.

@@ -435,7 +435,7 @@ options! {
     /// `/run/credentials/opencode-INSTANCE.service/NAME`. They must be root's and not readable by
     /// everybody.
     credentials: Named, "credentials", Kind::Secrets, default "{}", example "{ \"anthropic\" = \"/run/secrets/anthropic\" }";
-    /// Whether the server restarts when one of its secrets is replaced: `environmentFile`,
+    /// Whether the server restarts when one of its secrets has new content: `environmentFile`,
     /// `credentials`, `auth.passwordFile`.
     restart_on_secret_change: bool, "restartOnSecretChange", Kind::Flag, default "false", example "true";
     /// Commands for bash that run once, before anything is made in an empty `stateDir`: as the

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod net;
 mod notify;
 pub mod opencode;
+pub mod secrets;
 pub mod setup;
 pub mod status;
 pub mod supervise;

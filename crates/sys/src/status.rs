@@ -100,7 +100,13 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
 
 fn status(record: &Record, units: &[Properties]) -> Status {
     let [main, setup, net, socket] = units else { return unknown(record) };
-    let state = state(text(main, "ActiveState"), text(main, "SubState"));
+    let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
+        // The start of the server waits for it.
+        State::Stopped | State::Failed if text(setup, "ActiveState") == "activating" => {
+            State::Starting
+        }
+        state => state,
+    };
     let listening = text(socket, "ActiveState") == "active";
     let mut status = Status {
         name: record.name.to_string(),
@@ -187,6 +193,9 @@ fn reason(
     setup: &Properties,
     net: &Properties,
 ) -> String {
+    if text(setup, "ActiveState") == "activating" {
+        return "setup is running".to_owned();
+    }
     if state == State::Running || state == State::Starting {
         return text(main, "StatusText").to_owned();
     }

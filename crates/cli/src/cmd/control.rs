@@ -44,7 +44,8 @@ pub(crate) fn logs(args: &args::Logs) -> Outcome {
     let record = installed::instance(&Root::new("/".as_ref()), &args.name)?;
     let mut journalctl = std::process::Command::new("journalctl");
     journalctl.arg("--no-pager").arg(format!("--lines={}", args.lines));
-    for unit in Names(&record.name).all() {
+    let names = Names(&record.name);
+    for unit in names.all().into_iter().chain([names.secrets()]) {
         journalctl.arg(format!("--unit={unit}"));
     }
     if args.follow {

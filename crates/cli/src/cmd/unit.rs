@@ -3,19 +3,18 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
-use instances_core::spec::InstanceName;
 use instances_core::units::Names;
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
+use instances_sys::secrets::{self, Secret};
 use instances_sys::setup::{self as state, Event, Request};
 use instances_sys::systemctl::run;
 use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{NamedFile, Net, Prepare, Setup};
+use crate::args::{NamedFile, Net, Prepare, Renew, Setup};
 use crate::exit::Exit;
 use crate::out;
 
@@ -52,13 +51,18 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Restarts the server of an instance if it runs, once its secrets do not change any more.
-pub(crate) fn renew(name: &InstanceName, systemctl: &Path) -> Outcome {
-    // Secret managers replace several files one after the other.
-    std::thread::sleep(Duration::from_secs(1));
-    let systemctl = systemctl.display().to_string();
-    run(&systemctl, &["--no-block", "try-restart", &Names(name).main()])?;
-    Ok(Exit::Done)
+/// Restarts the server of an instance, if it runs, whenever its secrets have new content.
+pub(crate) fn renew(args: Renew) -> Outcome {
+    let systemctl = args.systemctl.display().to_string();
+    let main = Names(&args.name).main();
+    let secrets = args.secrets.into_iter();
+    let secrets = secrets.map(|NamedFile { option, file }| Secret { option, file }).collect();
+    let restart = || {
+        run(&systemctl, &["--no-block", "try-restart", &main])
+            .map(drop)
+            .map_err(|error| crate::report::failure(&error))
+    };
+    secrets::watch(secrets, restart, &|words| out::note(words))
 }
 
 pub(crate) fn net(command: Net) -> Outcome {

@@ -21,7 +21,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
 
 fn unit_section(instance: &Instance) -> Section {
     let names = Names(&instance.name);
-    let watch = secrets::is_watched(instance).then(|| Value::words([names.secrets_path()]));
+    let watch = secrets::is_watched(instance).then(|| Value::words([names.secrets()]));
     Section::new("Unit")
         .set("Description", description("opencode server", &instance.name))
         .set("Requires", Value::words([names.net(), names.setup()]))

@@ -6,7 +6,7 @@
 //! | `opencode-setup@NAME.service` | the instance's user | initialises an empty HOME, keeps the links in it |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
-//! | `opencode-secrets@NAME.path`, `.service` | root, without capabilities | restarts the server for a replaced secret |
+//! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
 
@@ -69,11 +69,6 @@ impl Names<'_> {
         format!("opencode-identity@{}.service", self.0)
     }
 
-    /// `opencode-secrets@NAME.path`, with `restartOnSecretChange`.
-    pub fn secrets_path(self) -> String {
-        format!("opencode-secrets@{}.path", self.0)
-    }
-
     /// `opencode-secrets@NAME.service`, with `restartOnSecretChange`.
     pub fn secrets(self) -> String {
         format!("opencode-secrets@{}.service", self.0)
@@ -122,7 +117,7 @@ pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<U
     let mut units = Vec::with_capacity(7);
     units.extend(switch::endpoint(instance, facts, &socket));
     units.extend(switch::identity(instance, facts));
-    units.extend(secrets::units(instance, facts));
+    units.extend(secrets::unit(instance, facts));
     units.extend([
         overrides.main.apply(main::unit(instance, facts)),
         overrides.setup.apply(setup::unit(instance, facts)),

@@ -1,7 +1,8 @@
-//! `opencode-secrets@NAME`: restarts the server when one of its secrets is replaced.
+//! `opencode-secrets@NAME.service`: restarts the server when one of its secrets has new content.
 
 use crate::facts::HostFacts;
 use crate::spec::Instance;
+use crate::unit::escape::Word;
 use crate::unit::{Section, Unit, Value};
 use crate::units::{Names, SLICE, description, sandbox};
 
@@ -10,10 +11,10 @@ pub(super) fn is_watched(instance: &Instance) -> bool {
     instance.restart_on_secret_change && !instance.secrets().is_empty()
 }
 
-/// The two units, where there is something to look at.
-pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
+/// The unit, where there is something to look at.
+pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
     if !is_watched(instance) {
-        return Vec::new();
+        return None;
     }
     let names = Names(&instance.name);
     let unit = Section::new("Unit")
@@ -26,40 +27,36 @@ pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
         .set_why(
             "Before",
             Value::words([names.main()]),
-            "no change comes between the server's reading and the first look",
+            "no change comes between the first look and the server's reading",
         );
-    let path = instance.secrets().into_iter().fold(Section::new("Path"), |path, (_, file)| {
-        path.set("PathChanged", Value::Path(file.clone()))
+    let hardening = sandbox::hardening().into_iter().filter(|entry| {
+        // Root's files are its own to read, and they may lie anywhere.
+        entry.directive != "PrivateUsers" && entry.directive != "ProtectHome"
     });
-    let path = path.set_why(
-        "TriggerLimitIntervalSec",
-        Value::Number(0),
-        "no number of changes in a short time closes it for good",
-    );
-    let look = Unit { name: names.secrets_path(), sections: vec![unit, path] };
-    let unit = Section::new("Unit")
-        .set("Description", description("Restart for new secrets", &instance.name))
-        .set("StartLimitIntervalSec", Value::Number(0));
     let service = Section::new("Service")
-        .set("Type", Value::word("oneshot"))
-        .set(
-            "ExecStart",
-            Value::command([
-                facts.engine.as_str(),
-                "renew",
-                instance.name.as_str(),
-                "--systemctl",
-                facts.systemctl.as_str(),
-            ]),
-        )
+        .set("Type", Value::word("notify"))
+        .set("NotifyAccess", Value::word("main"))
+        .set("ExecStart", Value::command(command(instance, facts)))
+        .set("Restart", Value::word("on-failure"))
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-secrets@{}", instance.name)]))
         .set("PrivateNetwork", Value::Yes)
         .set_why(
             "RestrictAddressFamilies",
             Value::word("AF_UNIX"),
-            "systemd's own socket; this is root without any capability",
+            "systemd's own sockets; this is root without any capability",
         )
-        .extend(sandbox::hardening().into_iter().filter(|entry| entry.directive != "PrivateUsers"));
-    vec![look, Unit { name: names.secrets(), sections: vec![unit, service] }]
+        .set("ProtectHome", Value::word("read-only"))
+        .extend(hardening);
+    Some(Unit { name: names.secrets(), sections: vec![unit, service] })
+}
+
+fn command(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
+    let name = instance.name.as_str();
+    let argv = [facts.engine.as_str(), "renew", name, "--systemctl", facts.systemctl.as_str()];
+    let mut argv = argv.map(Word::from).to_vec();
+    for (option, path) in instance.secrets() {
+        argv.extend(["--secret".into(), format!("{option}:{path}").into()]);
+    }
+    argv
 }

@@ -8,8 +8,14 @@
     reason = "clippy allows these in tests, but not in what tests share"
 )]
 
+mod attach;
 mod configuration;
 mod enforced;
+mod environment;
+mod secrets;
+mod setup;
+#[path = "../lifecycle/stand_in.rs"]
+mod stand_in;
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the other tests look at more")]
 mod view;

@@ -96,9 +96,11 @@ fn start(
 fn enter(directory: &str) -> Result<(), String> {
     use rustix::fs::{Access, access};
     access(directory, Access::READ_OK | Access::EXEC_OK).map_err(|error| {
+        // systemd says it to every service that has a user.
+        let user = std::env::var("USER").unwrap_or_else(|_| "USER".to_owned());
         format!(
-            "the user cannot enter the project directory {directory}: {error}; let it in with \
-             setfacl -m u:USER:rwX {directory}"
+            "the user {user} cannot enter the project directory {directory} ({error}); run: \
+             setfacl -m u:{user}:rwX {directory}"
         )
     })
 }
