@@ -17,13 +17,20 @@ use super::Outcome;
 use crate::args::Attach;
 use crate::out;
 
+/// In front of a directory, another name of it for the server alone.
+///
+/// `opencode attach` first tries to make `--dir` its own working directory. The kernel goes no way
+/// through a file; the server resolves `..` without looking.
+const NOT_HERE: &str = "/dev/null/../..";
+
 pub(crate) fn run(args: &Attach) -> Outcome {
     let record = installed::instance(&Root::new("/".as_ref()), &args.name)?;
     let password = status::password(&record)?;
     let dialect = Dialect::of_major(record.opencode);
     let mut command = Command::new(program_of(&record.package));
     command.arg("attach").arg(format!("http://{}", status::reachable(record.listen)));
-    command.arg("--dir").arg(&record.directory).args(&args.rest).current_dir("/");
+    command.arg("--dir").arg(format!("{NOT_HERE}{}", record.directory));
+    command.args(&args.rest).current_dir("/").env("PWD", "/");
     command.env("OPENCODE_PURE", "1").env("OPENCODE_DISABLE_PROJECT_CONFIG", "1");
     for name in dialect.password {
         match &password {

@@ -1,7 +1,8 @@
 //! `attach`: opencode's own interface, as who called `sudo` and not as who wrote the project; and
 //! `schema`.
 
-use instances_lab::{Machine, fleet, unavailable};
+use instances_lab::{Agent, Machine, fleet, unavailable};
+use serde_json::json;
 
 use crate::view::{SOON, done, engine, sh, url, wait_until_served};
 
@@ -29,19 +30,14 @@ install -d -o alice -g alice /home/alice/work
 /// Code in every place that a client looks at in its working directory; it leaves a mark.
 const TRAP: &str = r#"
 mark() {
-    echo "require('fs').appendFileSync('/home/alice/ran', '$1 ' + process.argv.join(' ') + '\\n'); module.exports = {}"
+    echo "require('fs').appendFileSync('/home/alice/ran', '$1 ' + process.argv.join(' ') + ';'); module.exports = {}"
 }
 trap_in() {
-    mkdir -p $1/.opencode/plugin $1/node_modules/esprima $1/node_modules/tree-sitter
-    mark $1/plugin.js >$1/plugin.js
-    mark $1/.opencode/plugin.js >$1/.opencode/plugin.js
-    mark $1/.opencode/plugin/auto.js >$1/.opencode/plugin/auto.js
+    mkdir -p $1/.opencode/plugin $1/node_modules/esprima
     mark $1/esprima >$1/node_modules/esprima/index.js
-    echo '{"plugin": ["./plugin.js"]}' >$1/tui.json
-    echo '{"plugin": ["./plugin.js"]}' >$1/.opencode/tui.json
-    mark $1/mapped.js >$1/mapped.js
-    echo '{"compilerOptions": {"baseUrl": ".", "paths": {"*": ["./node_modules/*", "./mapped.js"]}}}' >$1/tsconfig.json
-    echo "preload = [\"./mapped.js\"]" >$1/bunfig.toml
+    mark $1/plugin.js | tee $1/plugin.js >$1/.opencode/plugin.js
+    mark $1/auto.js >$1/.opencode/plugin/auto.js
+    echo '{"plugin": ["./plugin.js"]}' | tee $1/tui.json >$1/.opencode/tui.json
 }
 "#;
 
@@ -102,6 +98,7 @@ fn end(machine: &Machine, client: u64) {
 
 /// Without this program's care the traps close.
 fn by_hand(machine: &Machine) {
+    // As alice would call it, in her directory or in the project.
     let address = url(machine, "website");
     let (login, address) = address.strip_prefix("http://").unwrap().split_once('@').unwrap();
     let (user, password) = login.split_once(':').unwrap();
@@ -112,8 +109,8 @@ fn by_hand(machine: &Machine) {
     on_a_terminal(machine, "/home/alice/work", &command);
     let client = wait_for_the_interface(machine);
     let ran = sh(machine, "cat /home/alice/ran");
-    println!("by hand: {ran}");
-    assert!(!ran.is_empty(), "no trap has closed");
+    assert!(ran.contains("/home/alice/work/esprima"), "{ran}");
+    assert_eq!(sh(machine, &format!("readlink /proc/{client}/cwd")), "/srv/website");
     end(machine, client);
 }
 
@@ -145,6 +142,31 @@ fn attached(machine: &Machine, instance: &str) {
     assert!(shown.contains(&format!("/srv/{instance}")), "{shown}");
     assert_eq!(sh(machine, "cat /home/alice/ran"), "");
     end(machine, client);
+    live(machine, instance);
+}
+
+/// What happens in a session is shown at once, so the client and the server mean the same project.
+fn live(machine: &Machine, instance: &str) {
+    let project = format!("/srv/{instance}");
+    let agent = Agent::in_directory(machine, instance, &project).unwrap();
+    let session = agent.post("session", &json!({ "title": "canary-title" })).unwrap();
+    let session = session["id"].as_str().unwrap();
+    on_a_terminal(
+        machine,
+        "/home/alice/work",
+        &format!("sudo opencode-instances attach {instance} -- --session {session}"),
+    );
+    let shows = |what: &'static str| {
+        let is_there = move |machine: &Machine| Ok(shown(machine).contains(what));
+        let waited = machine.wait_until(what, SOON, is_there);
+        assert!(waited.is_ok(), "{what}: {}", shown(machine));
+    };
+    shows("canary-title");
+    let command = json!({ "agent": "build", "command": "pwd; echo canary-$((6 * 7))" });
+    agent.post(&format!("session/{session}/shell"), &command).unwrap();
+    shows("canary-42");
+    assert_eq!(sh(machine, "cat /home/alice/ran"), "");
+    sh(machine, "systemctl stop terminal 2>/dev/null || true");
 }
 
 fn schema(machine: &Machine) {

@@ -114,19 +114,17 @@ fn order(machine: &Machine) {
 
 /// What an agent needs at least, with the configuration as it comes.
 fn tools(machine: &Machine) {
-    const SCRIPT: &str = "tac; test -n \"$BASH_VERSION\" && echo bash; mkdir work; cd work; \
-        git init -q && git -c user.name=x -c user.email=x@x commit -q --allow-empty -m x && \
-        git log --format=%s; echo needle >hay; rg --no-filename needle; grep -c needle hay; \
-        sort hay; find . -name hay; cd ..; rm -r work; \
-        echo \"$PATH\" | cut -d: -f1; touch /opt/tools/bin/x || true";
-    const SAID: &str = "from the tools\nbash\nx\nneedle\n1\nneedle\n./hay\n/opt/tools/bin\n\
-        touch: cannot touch '/opt/tools/bin/x': Read-only file system\n";
+    const SCRIPT: &str = "tac; test -n \"$BASH_VERSION\" && echo bash; mkdir work; \
+        git -C work init -q && git -C work -c user.name=x -c user.email=x@x commit -q --allow-empty -m x && \
+        git -C work log --format=%s; echo needle >work/hay; rg --no-filename needle; \
+        grep -c needle work/hay; sort work/hay; find . -name hay; rm -r work; \
+        echo \"$PATH\" | cut -d: -f1";
+    const SAID: &str = "from the tools\nbash\nx\nneedle\n1\nneedle\n./work/hay\n/opt/tools/bin\n";
     sh(machine, "setfacl -m u:opencode-website:rwX /srv/website");
     let agent = Agent::connect(machine, "website").unwrap();
     let model = Model::listen(machine, "website", PORT).unwrap();
     assert_eq!(agent.bash(&model, SCRIPT).unwrap(), SAID);
-    // The other endpoint expands variables twice.
-    let said = agent.shell(&SCRIPT.replace('$', "\\$")).unwrap();
+    let said = agent.shell(SCRIPT).unwrap();
     assert_eq!(said, SAID);
 }
 
