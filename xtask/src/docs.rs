@@ -1,6 +1,6 @@
 //! `cargo xtask docs`: the documents that come from the code.
 //!
-//! Each one is a pure function of the code's own tables; nothing in them is written by hand.
+//! Each one is a function of the code's own tables; only the guide in `options.rs` is written by hand.
 
 mod commands;
 mod diagnostics;

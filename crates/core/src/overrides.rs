@@ -35,7 +35,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("CacheDirectory", OF_HOME),
     ("ConfigurationDirectory", OF_HOME),
     ("DynamicUser", "use `user`"),
-    ("Environment", ADDS),
+    ("Environment", "use `environment`"),
     ("ExecReload", "the engine runs here; it has no other place"),
     ("ExecStart", "use `package` and `extraArgs`"),
     ("ExecStop", "the engine ends the server here; set `TimeoutStopSec` for more time"),
@@ -87,7 +87,7 @@ const NAMESPACES: &str = "each instance has namespaces of its own";
 const OF_HOME: &str =
     "systemd would give the directory away; everything of the instance's is in `stateDir`";
 const ROOT: &str = "the sandbox begins with an empty root";
-const SECRETS: &str = "use `auth.passwordFile`; a drop-in adds further credentials";
+const SECRETS: &str = "use `credentials`, or `auth.passwordFile` for the password";
 
 /// What changes no isolation: resources, times, restarts, logs, order. Everything else is said
 /// aloud, what a newer systemd brings and what is mistyped among it.

@@ -2,22 +2,32 @@
 
 use instances_core::raw::{Kind, OPTIONS};
 
+/// What comes before the options: written by hand, and no function of the code.
+const GUIDE: &str = include_str!("configuration.md");
+
+/// How the options are to be read.
+const REFERENCE: &str = "
+## Options
+
+A specification is TOML, or JSON where its name ends in `.json`. Each option may stand in
+`[instances.NAME]`, and in `[defaults]` for every instance that says nothing itself. A list or table
+of an instance replaces that of `[defaults]`; it does not add to it. `listen.port = 1` and a group
+`[….listen]` with `port = 1` are the same. In JSON an option that is `null` is not set, as if it did not
+stand there. `opencode-instances options` prints them;
+[`schema/spec.schema.json`](../schema/spec.schema.json) says them to editors.
+
+On NixOS each option stands in `services.opencode.instances.<name>` and in
+`services.opencode.defaults`, in Nix's own syntax; [`nixos.md`](nixos.md) says how.
+
+A name is a lower-case letter followed by lower-case letters, digits and hyphens, 22 characters at
+most, without a hyphen at the end.
+
+| option | type | default |
+|---|---|---|
+";
+
 pub(super) fn text() -> String {
-    let mut text = format!(
-        "{}# Options\n\n\
-         A specification is TOML, or JSON where its name ends in `.json`. Each option may stand in\n\
-         `[instances.NAME]`, and in `[defaults]` for every instance that says nothing itself. A list\n\
-         replaces the default list; it does not add to it. `listen.port = 1` and a group `[….listen]`\n\
-         with `port = 1` are the same. In JSON an option that is `null` is not set, as if it did not\n\
-         stand there. `opencode-instances options` prints this page;\n\
-         [`schema/spec.schema.json`](../schema/spec.schema.json) says it to editors.\n\n\
-         On NixOS each option stands in `services.opencode.instances.<name>` and in\n\
-         `services.opencode.defaults`, in Nix's own syntax; [`nixos.md`](nixos.md) says how.\n\n\
-         A name is a lower-case letter followed by lower-case letters, digits and hyphens, 22 characters at\n\
-         most, without a hyphen at the end.\n\n\
-         | option | type | default |\n|---|---|---|\n",
-        super::HEADER
-    );
+    let mut text = format!("{}{GUIDE}{REFERENCE}", super::HEADER);
     for option in OPTIONS {
         let anchor = option.key.to_lowercase().replace('.', "");
         let default = code(option.default);
@@ -27,7 +37,7 @@ pub(super) fn text() -> String {
     for option in OPTIONS {
         let lines: Vec<&str> = option.doc.trim().lines().map(str::trim).collect();
         text += &format!(
-            "\n## `{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{} = {}`\n{}",
+            "\n### `{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{} = {}`\n{}",
             option.key,
             lines.join("\n"),
             option.kind.words(),

@@ -57,6 +57,21 @@ fn the_operators_manual() {
     });
 }
 
+#[test]
+fn the_page_about_secrets() {
+    if unavailable() {
+        return;
+    }
+    let machine = fleet::two_projects("secrets-page").unwrap();
+    run(&machine, "docs/secrets.md", |block| {
+        if block.contains("credentials") {
+            let config = Agent::connect(&machine, "website").unwrap().get("config").unwrap();
+            let key = config.pointer("/provider/anthropic/options/apiKey").unwrap();
+            assert_eq!(key, "not-a-real-key");
+        }
+    });
+}
+
 /// What one makes, the other can change; git accepts the repository; the home around it is hidden.
 fn a_human_and_an_agent_share_a_project(machine: &Machine) {
     machine

@@ -61,6 +61,13 @@ impl Schema {
             ("minimum", Value::Integer(number)) => refuse(*number >= value.as_i64().unwrap()),
             ("maximum", Value::Integer(number)) => refuse(*number <= value.as_i64().unwrap()),
             ("pattern", Value::String(text)) => refuse(matches(value, text)),
+            ("minLength", Value::String(text)) => {
+                refuse(text.chars().count() as u64 >= value.as_u64().unwrap())
+            }
+            ("required", Value::Table(entries)) => {
+                let is_there = |key: &Json| entries.iter().any(|(name, _, _)| key == name);
+                refuse(value.as_array().unwrap().iter().all(is_there))
+            }
             ("items", Value::Array(items)) => items.iter().find_map(|item| self.judge(value, item)),
             ("propertyNames", Value::Table(entries)) => {
                 let pattern = value.get("pattern").unwrap();
@@ -77,7 +84,9 @@ impl Schema {
             (
                 "minimum"
                 | "maximum"
+                | "minLength"
                 | "pattern"
+                | "required"
                 | "items"
                 | "propertyNames"
                 | "properties"

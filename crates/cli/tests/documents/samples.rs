@@ -96,12 +96,18 @@ fn the_readme_shows_the_example() {
     assert_eq!(shown.unwrap().text, example);
 }
 
+/// The first line of one that is remarked on says how: `# W0410`.
 #[test]
 fn valid_samples() {
     for path in files("crates/cli/tests/samples/valid") {
         let text = fs::read_to_string(&path).unwrap();
         let format = Format::of(&path.display().to_string());
         assert_eq!(refusals_of(&text, format), [""; 0], "{}", path.display());
+        if let Some(wanted) = text.lines().next().and_then(|line| line.strip_prefix("# W")) {
+            let (_, remarks) = read(&text, format).unwrap();
+            let found: Vec<String> = remarks.iter().map(|one| one.code.to_string()).collect();
+            assert_eq!(found.join(", "), format!("W{wanted}"), "{}", path.display());
+        }
         let node = node_of(&text, format).unwrap();
         assert_eq!(schema().refusal(&node), None, "{}", path.display());
     }

@@ -98,7 +98,7 @@ fn samples_in_documents_are_modules() {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("review.md"), "What a sample names beside itself.").unwrap();
     let mut modules = Vec::new();
-    for document in ["README.md", "docs/nixos.md"] {
+    for document in ["README.md", "docs/nixos.md", "docs/secrets.md"] {
         for (line, text) in blocks(document) {
             let name = format!("{}-{line}.nix", document.replace('/', "-"));
             let file = directory.join(name).display().to_string();
