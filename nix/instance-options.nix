@@ -223,7 +223,8 @@ let
       description = ''
         Whether the project may configure the server: its `opencode.json`, its `.opencode`
         directory with plugins, agents and tools, its `AGENTS.md`. Plugins run in the server when
-        the first request comes.
+        the first request comes. `false` keeps an ordinary project quiet; a hostile one has ways
+        around it, which the guide to configuration names.
       '';
     });
     agents = inherited "agents" (mkOption {

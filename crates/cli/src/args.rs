@@ -317,6 +317,9 @@ pub(crate) struct Prepare {
     /// Refuse this file or directory unless only root can change it
     #[arg(long, value_name = "OPTION:FILE")]
     pub(crate) shown: Vec<NamedFile>,
+    /// The secret of `auth.passwordFile`, as units of version 0.1 name it
+    #[arg(long)]
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -349,11 +352,11 @@ impl FromStr for NamedFile {
 
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
-    /// The links to keep; the scripts lie beside it
+    /// The links to keep; the scripts lie beside it. Units of version 0.1 name none
     #[arg(long)]
-    pub(crate) plan: PathBuf,
+    pub(crate) plan: Option<PathBuf>,
     /// What runs the scripts
-    #[arg(long)]
+    #[arg(long, default_value = "/bin/bash")]
     pub(crate) shell: PathBuf,
     /// Prefixes of programs, in front of PATH, joined by colons
     #[arg(long, default_value = "")]

@@ -97,7 +97,7 @@ fn configuration_is_part_of_the_output() {
     });
     let spec = json!({ "instances": { "web": web } });
     let given = json!({
-        "instance": "web", "spec": spec, "versions": { "web": "2.0.12" },
+        "instance": "web", "spec": spec, "versions": { "web": "1.18.33" },
         "agent": [{ "path": "/nix/store/x-other.md" }],
     });
     let built = build(&one, &given);
@@ -110,24 +110,30 @@ fn configuration_is_part_of_the_output() {
     assert!(read(&format!("{own}/enforced/opencode.json")).contains("disabled"));
     assert_eq!(read(&format!("{own}/setup/postInitScript")), "mkdir notes\n");
     assert!(!one.join("etc").join(own).join("setup/preInitScript").exists());
-    assert!(read(&format!("{own}/setup/plan.json")).contains("/nix/store/x-other.md"));
+    assert!(read(&format!("{own}/setup/plan.json")).contains("/files/agents/other.md"));
     let main = read("systemd/system/opencode-web.service");
     for line in [
-        "BindReadOnlyPaths=/nix/store/x-other.md\n",
+        "BindReadOnlyPaths=/nix/store/x-other.md:/etc/opencode-instances/web/files/agents/other.md\n",
         "EnvironmentFile=/run/secrets/web.env\n",
-        " --opencode 2 ",
-        " --log-level info\n",
+        " --guarded ",
+        " --log-level INFO\n",
     ] {
         assert!(main.contains(line), "{line}: {main}");
     }
 
     // `check` on the host knows the version too.
-    let units = json!({ "spec": spec, "units": { "web": one }, "versions": { "web": "2.0.12" } });
+    let units = json!({ "spec": spec, "units": { "web": one }, "versions": { "web": "1.18.33" } });
     let built = build(&fleet, &units);
     assert!(built.status.success(), "{}", words(&built));
     let facts = fs::read_to_string(fleet.join("etc/opencode-instances/facts.json")).unwrap();
     let facts: Value = serde_json::from_str(&facts).unwrap();
-    assert_eq!(facts["opencode"], json!({ "/nix/store/o": "2.0.12" }));
+    assert_eq!(facts["opencode"], json!({ "/nix/store/o": "1.18.33" }));
+
+    // What opencode 2 cannot hold fails the build.
+    let mut newer = given.clone();
+    newer["versions"] = json!({ "web": "2.0.12" });
+    let refused = build(&place.path().join("newer"), &newer);
+    assert!(!refused.status.success() && words(&refused).contains("E0318"));
 
     // Of a package that does not say its version nothing is known.
     let unknown = place.path().join("unknown");

@@ -1,6 +1,6 @@
-// What opencode's own settings cannot say, as a plugin that the enforced configuration names: the server
-// loads no code of a project that is not trusted, and nothing lifts what is enforced once the configuration is
-// merged. The supervisor waits for the line at the end, and keeps the server down without it.
+// What opencode's own settings cannot say, as a plugin that the enforced configuration names: plugins of a
+// project that is not trusted are refused by their paths, and no file lifts what is enforced once the
+// configuration is merged. The supervisor waits for the line at the end, and keeps the server down without it.
 import { plugin } from "bun";
 import { readFileSync } from "node:fs";
 
@@ -10,7 +10,9 @@ const GIVEN = "@GIVEN@";
 if (GIVEN.refused.length > 0) {
   const quoted = (text) => text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
   const anyOf = (texts) => texts.map(quoted).join("|");
-  const declared = GIVEN.packages.length > 0 ? `(?!.*/packages/(${anyOf(GIVEN.packages)})(@[^/]*)?/)` : "";
+  const packages = GIVEN.refused.at(-1);
+  const declared =
+    GIVEN.packages.length > 0 ? `(?!${quoted(packages)}(${anyOf(GIVEN.packages)})(@[0-9A-Za-z.^~-]*)?/)` : "";
   plugin({
     name: "opencode-instances",
     setup(build) {
@@ -34,15 +36,24 @@ function merge(into, from) {
 /** Rules as a table; the last one that matches counts. */
 const table = (rules) => (isTable(rules) ? rules : rules === undefined ? {} : { "*": rules });
 
-/** `rules` with `last` behind all of them. */
+/** `rules` with `last` behind all of them, and nothing of a lower level within those. */
 function ending(rules, last) {
   const all = { ...table(rules) };
-  for (const [key, value] of Object.entries(table(last))) {
-    const before = all[key];
+  for (const [key, value] of Object.entries(last)) {
     delete all[key];
-    all[key] = isTable(value) ? ending(before, value) : value;
+    all[key] = value;
   }
   return all;
+}
+
+/** The rules that settings, or those of an agent, say; `tools` is their older form. */
+function rulesOf({ permission, tools }) {
+  const rules = {};
+  for (const [tool, on] of Object.entries(tools ?? {})) {
+    const edits = ["write", "edit", "patch", "multiedit"].includes(tool);
+    rules[edits ? "edit" : tool] = on ? "allow" : "deny";
+  }
+  return ending(rules, table(permission));
 }
 
 /** A text with what opencode would have put into it. */
@@ -62,19 +73,35 @@ const resolve = (value) =>
 
 function impose(config, enforced) {
   // opencode adds lists of these up, so they cannot be lost.
-  const { permission, tools, plugin, instructions, mode, $schema, ...rest } = enforced;
-  merge(config, resolve(rest));
-  const rules = { ...table(permission) };
-  for (const [tool, on] of Object.entries(tools ?? {})) rules[tool] = on ? "allow" : "deny";
-  if (Object.keys(rules).length === 0) return;
-  config.permission = ending(config.permission, rules);
-  for (const agent of Object.values(config.agent ?? {})) {
-    agent.permission = ending(agent.permission, rules);
+  const { permission, tools, plugin, instructions, mode, agent, $schema, ...rest } = enforced;
+  const rules = rulesOf({ permission, tools });
+  if (Object.keys(rules).length > 0) {
+    config.permission = ending(config.permission, rules);
+    for (const one of Object.values(config.agent ?? {})) {
+      one.permission = ending(one.permission, rules);
+    }
   }
+  // What is enforced of one agent comes behind what is enforced of all.
+  for (const [name, given] of Object.entries({ ...mode, ...agent })) {
+    const one = ((config.agent ??= {})[name] ??= {});
+    const { permission, tools, ...values } = given;
+    merge(one, resolve(values));
+    const own = rulesOf({ permission, tools });
+    if (Object.keys(own).length > 0) one.permission = ending(one.permission, own);
+  }
+  merge(config, resolve(rest));
 }
 
 export const Guard = async () => ({
-  config: async (config) => impose(config, GIVEN.enforced),
+  config: async (config) => {
+    try {
+      impose(config, GIVEN.enforced);
+    } catch (error) {
+      // opencode would go on without what is enforced.
+      console.error(`opencode-instances: enforcedSettings cannot be imposed: ${error}`);
+      process.exit(1);
+    }
+  },
 });
 
 console.error("opencode-instances: the guard is active");

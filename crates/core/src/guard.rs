@@ -3,7 +3,9 @@
 //! What was measured on opencode 1.18.33 without it:
 //!
 //! - With every variable that passes over the project's configuration, the first request to a model
-//!   still imports the plugins of the project. The guard refuses each module that lies there.
+//!   still imports the plugins of the project. The guard refuses modules that lie there by their paths.
+//!   Bun does not show it every path: a name with a colon or without an extension gets past, and so
+//!   does what lies elsewhere, such as a worktree of the project below HOME. That is still open.
 //! - Rules of `permission` count in their order, the last one that matches. A rule of a higher level
 //!   keeps the place that a lower one gave it, and those of an agent come behind all others: so a
 //!   project lifts what `/etc/opencode/opencode.json` says. A plugin may change everything once it

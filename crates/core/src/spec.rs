@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::content::{Content, Source};
 use crate::json::Json;
-use crate::layout::STATE_ROOT;
+use crate::layout::{DEFAULT_USERNAME, STATE_ROOT};
 pub use crate::overrides::UnitOverrides;
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
 
@@ -160,11 +160,16 @@ impl Instance {
         let parts = (
             (&self.user, &self.group, &self.extra_groups),
             (&self.directory, &self.state_dir),
-            (self.auth_enable, &self.auth_password_file, &self.auth_username),
+            (self.auth_enable, &self.auth_password_file),
             self.nix_enable,
         );
         // Names, paths and flags always serialise.
-        serde_json::to_string(&parts).unwrap_or_default()
+        let mut identity = serde_json::to_string(&parts).unwrap_or_default();
+        // Said only where it is another one: an instance of an earlier version keeps its identity.
+        if self.auth_username.as_str() != DEFAULT_USERNAME {
+            identity.push_str(self.auth_username.as_str());
+        }
+        identity
     }
 
     /// The operator's secret files, each with the option that names it.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use instances_core::facts::HostFacts;
 use instances_core::spec::Spec;
+use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 
 use crate::environment::program_of;
@@ -43,6 +44,8 @@ pub fn observe(spec: &Spec, facts: &mut HostFacts) {
 /// The version of a package: a program, or the prefix that holds it.
 fn version(package: &Path) -> Option<String> {
     let program = fs::canonicalize(program_of(package)).ok()?;
+    // Whoever else could have put it there could keep its reader waiting, or run as its reader.
+    trust::program_of_root(&program).ok()?;
     let known = of_npm(&program).or_else(|| built_in(&program)).or_else(|| asked(&program));
     known.filter(|version| is_version(version))
 }
@@ -56,15 +59,23 @@ struct Manifest {
 /// What npm wrote beside the program.
 fn of_npm(program: &Path) -> Option<String> {
     let manifest = program.parent()?.parent()?.join("package.json");
-    let text = fs::read_to_string(manifest).ok()?;
+    let mut text = String::new();
+    regular(&manifest)?.take(END).read_to_string(&mut text).ok()?;
     let Manifest { name, version } = serde_json::from_str(&text).ok()?;
     name.starts_with("opencode").then_some(version)
+}
+
+/// Opens a file that is one, without waiting for anybody.
+fn regular(path: &Path) -> Option<fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = fs::File::from(open(path, flags, Mode::empty()).ok()?);
+    file.metadata().ok()?.is_file().then_some(file)
 }
 
 /// What its arguments say that Bun put at the end of the program.
 fn built_in(program: &Path) -> Option<String> {
     const MARK: &[u8] = b"--user-agent=opencode/";
-    let mut file = fs::File::open(program).ok()?;
+    let mut file = regular(program)?;
     let length = file.seek(SeekFrom::End(0)).ok()?;
     file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
     let mut bytes = Vec::new();
@@ -110,9 +121,7 @@ pub fn openapi(package: &Path) -> Result<String, Error> {
 fn ask(program: &Path, argument: &str) -> Result<String, Error> {
     let failed = |error| Error::Run(program.to_owned(), error);
     let is_root = rustix::process::geteuid().is_root();
-    if is_root {
-        trust::program_of_root(program)?;
-    }
+    trust::program_of_root(program)?;
     let home = tempfile::tempdir().map_err(failed)?;
     let mut command = Command::new(program);
     command.arg(argument).current_dir("/").env_clear();
@@ -161,9 +170,20 @@ mod tests {
         fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// A place where only root can write; nothing without root.
+    fn of_root() -> Option<tempfile::TempDir> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            return None;
+        }
+        let directory = tempfile::tempdir_in("/usr/lib").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(directory)
+    }
+
     #[test]
     fn npm_says_it_without_a_program_that_runs() {
-        let directory = tempfile::tempdir().unwrap();
+        let Some(directory) = of_root() else { return };
         let at = directory.path().join("opencode-ai/bin/opencode");
         program(&at, "#!/bin/sh\ntouch ran\n");
         let manifest = directory.path().join("opencode-ai/package.json");
@@ -176,7 +196,7 @@ mod tests {
 
     #[test]
     fn bun_says_it_at_the_end() {
-        let directory = tempfile::tempdir().unwrap();
+        let Some(directory) = of_root() else { return };
         let at = directory.path().join("bin/opencode");
         program(&at, &format!("{}--user-agent=opencode/1.18.33\0rest", "x".repeat(200_000)));
         assert_eq!(version(&at).as_deref(), Some("1.18.33"));
@@ -184,12 +204,7 @@ mod tests {
 
     #[test]
     fn a_program_is_asked_as_nobody_and_only_one_of_roots() {
-        if !rustix::process::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "needs root");
-            return;
-        }
-        let directory = tempfile::tempdir_in("/usr/lib").unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let Some(directory) = of_root() else { return };
         let at = directory.path().join("opencode");
         program(
             &at,

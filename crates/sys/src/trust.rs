@@ -87,7 +87,7 @@ pub fn programs(facts: &HostFacts) -> Result<(), Error> {
 }
 
 /// Requires that only root can replace a program.
-pub(crate) fn program_of_root(program: &Path) -> Result<(), Error> {
+pub fn program_of_root(program: &Path) -> Result<(), Error> {
     of_root(program, |part, what| Error::Program {
         program: program.to_owned(),
         part: part.path.clone(),

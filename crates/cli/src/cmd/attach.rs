@@ -11,7 +11,7 @@ use instances_core::dialect::Dialect;
 use instances_sys::caller::{self, Caller};
 use instances_sys::environment::program_of;
 use instances_sys::files::Root;
-use instances_sys::{installed, status};
+use instances_sys::{installed, status, trust};
 
 use super::Outcome;
 use crate::args::Attach;
@@ -27,7 +27,10 @@ pub(crate) fn run(args: &Attach) -> Outcome {
     let record = installed::instance(&Root::new("/".as_ref()), &args.name)?;
     let password = status::password(&record)?;
     let dialect = Dialect::of_major(record.opencode);
-    let mut command = Command::new(program_of(&record.package));
+    let program = program_of(&record.package);
+    // It runs outside every sandbox, as who asks for it.
+    trust::program_of_root(&program)?;
+    let mut command = Command::new(program);
     command.arg("attach").arg(format!("http://{}", status::reachable(record.listen)));
     command.arg("--dir").arg(format!("{NOT_HERE}{}", record.directory));
     command.args(&args.rest).current_dir("/").env("PWD", "/");

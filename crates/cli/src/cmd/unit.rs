@@ -39,7 +39,7 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     let home = std::env::var_os("HOME").ok_or("HOME is not set; the setup unit sets it")?;
     let request = Request {
         home: Path::new(&home),
-        plan: &args.plan,
+        plan: args.plan.as_deref(),
         shell: &args.shell,
         path: args.path.clone(),
     };
@@ -79,6 +79,9 @@ pub(crate) fn net(command: Net) -> Outcome {
 pub(crate) fn prepare(args: &Prepare) -> Outcome {
     for NamedFile { option, file } in &args.secrets {
         trust::secret(option, file)?;
+    }
+    if let Some(file) = &args.password_file {
+        trust::secret("auth.passwordFile", file)?;
     }
     for NamedFile { option, file } in &args.shown {
         trust::shown(option, file)?;

@@ -44,8 +44,8 @@ const DIRECTORIES: [&[&str]; 4] =
 pub struct Request<'a> {
     /// HOME.
     pub home: &'a Path,
-    /// The plan; the scripts lie beside it.
-    pub plan: &'a Path,
+    /// The plan; the scripts lie beside it. Without one there is nothing to link and no script.
+    pub plan: Option<&'a Path>,
     /// What runs the scripts.
     pub shell: &'a Path,
     /// Prefixes of programs, which go in front of `PATH`, joined by colons.
@@ -141,7 +141,8 @@ impl Error {
 ///
 /// See [`Error`]. What an error or a kill leaves behind is taken up by the next run.
 pub fn run(request: &Request<'_>, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
-    let plan = plan(request.plan)?;
+    let nothing = SetupPlan { version: SETUP_VERSION, links: Vec::new() };
+    let plan = request.plan.map_or(Ok(nothing), plan)?;
     let home = Directory::home(request.home)?;
     match state(&home)? {
         State::Initialised => {

@@ -14,12 +14,14 @@ pub(super) fn run(
     name: &'static str,
     said: &dyn Fn(Event<'_>),
 ) -> Result<(), Error> {
-    let script = request.plan.with_file_name(name);
-    if !script.exists() {
-        return Ok(());
+    let failed = |how: String| Error::Script { name, how };
+    let Some(script) = request.plan.map(|plan| plan.with_file_name(name)) else { return Ok(()) };
+    match script.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(error) => return Err(failed(format!("cannot be looked at: {error}"))),
     }
     said(Event::Step(name));
-    let failed = |how: String| Error::Script { name, how };
     let mut command = Command::new(request.shell);
     command.args(["-eu"]).arg(&script).current_dir(request.home).stdin(Stdio::null());
     environment::hand_on(&mut command, prefixes);

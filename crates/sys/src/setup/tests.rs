@@ -54,7 +54,7 @@ impl Stage {
     fn run_with(&self, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
         let request = Request {
             home: &self.at("home"),
-            plan: &self.at("setup/plan.json"),
+            plan: Some(&self.at("setup/plan.json")),
             shell: Path::new("/bin/bash"),
             path: OsString::new(),
         };
@@ -464,8 +464,12 @@ fn a_home_that_is_none_is_refused() {
     let stage = Stage::new();
     let run = |home: &Path| {
         let plan = stage.at("setup/plan.json");
-        let request =
-            Request { home, plan: &plan, shell: Path::new("/bin/bash"), path: OsString::new() };
+        let request = Request {
+            home,
+            plan: Some(&plan),
+            shell: Path::new("/bin/bash"),
+            path: OsString::new(),
+        };
         run(&request, &|_| {}).map_err(|error| error.to_string())
     };
     assert!(run(&stage.at("gone")).is_err());
