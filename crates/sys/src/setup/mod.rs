@@ -139,7 +139,7 @@ impl Error {
 ///
 /// # Errors
 ///
-/// See [`Error`]. What an error or a kill leaves behind is taken up by the next run.
+/// See [`enum@Error`]. What an error or a kill leaves behind is taken up by the next run.
 pub fn run(request: &Request<'_>, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
     let nothing = SetupPlan { version: SETUP_VERSION, links: Vec::new() };
     let plan = request.plan.map_or(Ok(nothing), plan)?;
