@@ -223,8 +223,8 @@ let
       description = ''
         Whether the project may configure the server: its `opencode.json`, its `.opencode`
         directory with plugins, agents and tools, its `AGENTS.md`. Plugins run in the server when
-        the first request comes. `false` keeps an ordinary project quiet; a hostile one has ways
-        around it, which the guide to configuration names.
+        the first request comes. With `false` none of it exists for the server, nor in a copy of
+        the project.
       '';
     });
     agents = inherited "agents" (mkOption {

@@ -410,8 +410,7 @@ options! {
     enforced_settings: Node, "enforcedSettings", Kind::Settings, default "{}", example "{ \"share\" = \"disabled\" }";
     /// Whether the project may configure the server: its `opencode.json`, its `.opencode` directory
     /// with plugins, agents and tools, its `AGENTS.md`. Plugins run in the server when the first
-    /// request comes. `false` keeps an ordinary project quiet; a hostile one has ways around it, which
-    /// the guide to configuration names.
+    /// request comes. With `false` none of it exists for the server, nor in a copy of the project.
     trust_project: bool, "trustProject", Kind::Flag, default "true", example "false";
     /// Agents of the instance's own, `agents/NAME.md`: Markdown with a YAML header.
     agents: RawContents, "agents", Kind::Contents, default "{}", example "{ \"review\" = { file = \"/etc/opencode/review.md\" } }";

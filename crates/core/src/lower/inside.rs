@@ -454,6 +454,7 @@ fn no_pattern(path: AbsPath) -> Result<AbsPath, Refusal> {
 const RESERVED: &[(&str, &str)] = &[
     ("BUN_BE_BUN", OF_BUN),
     ("BUN_INSPECT", OF_BUN),
+    ("BUN_INSPECT_PRELOAD", "`enforcedSettings` and `trustProject` rest on it"),
     ("CREDENTIALS_DIRECTORY", OF_SYSTEMD),
     ("HOME", "use `stateDir`"),
     ("INVOCATION_ID", OF_SYSTEMD),

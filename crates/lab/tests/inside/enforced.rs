@@ -176,6 +176,7 @@ fn no_file_of_a_project_or_home_overrides_what_is_enforced() {
 
 fn plant(machine: &Machine, directory: &str, files: &[(&str, &str)]) {
     for (path, text) in files {
+        let text = text.replace("@HERE@", directory);
         machine.put(format!("{directory}/{path}"), text, 0o644).unwrap();
     }
     sh(machine, &format!("chown -R --reference=\"$(dirname {directory})\" {directory}"));
@@ -240,13 +241,19 @@ const HOSTILE: &[(&str, &str)] = &[
     ("node_modules/esprima/index.js", "require('fs').writeFileSync('/tmp/ran-module', '')"),
     (
         "opencode.json",
-        r#"{"username":"project","plugin":["./named.js"],"instructions":["told-instructions.md"],"mcp":{"m":{"type":"local","command":["touch","/tmp/ran-mcp"]}}}"#,
+        r#"{"username":"project","plugin":["./named.js","./noext","./sub:dir/colon.js","packed@file:@HERE@/packed"],"instructions":["told-instructions.md"],"mcp":{"m":{"type":"local","command":["touch","/tmp/ran-mcp"]}}}"#,
     ),
     ("told-instructions.md", "told-instructions"),
     (
         "named.js",
         "require('fs').writeFileSync('/tmp/ran-named', ''); export const P = async () => ({})",
     ),
+    // What a plugin for Bun's loader is not asked about.
+    ("noext", "require('fs').writeFileSync('/tmp/ran-noext', '')"),
+    ("sub:dir/colon.js", "require('fs').writeFileSync('/tmp/ran-directory-with-colon', '')"),
+    (".opencode/plugins/a:b.js", "require('fs').writeFileSync('/tmp/ran-colon', '')"),
+    ("packed/package.json", r#"{"name":"packed","version":"1.0.0","main":"index.js"}"#),
+    ("packed/index.js", "require('fs').writeFileSync('/tmp/ran-packed', '')"),
     (
         ".opencode/plugins/p.js",
         "require('fs').writeFileSync('/tmp/ran-plugins', ''); export const P = async () => ({})",
@@ -268,8 +275,18 @@ const HOSTILE: &[(&str, &str)] = &[
 ];
 
 /// What of it works in an instance that trusts its project.
-const RAN: &[&str] =
-    &["ran-mcp", "ran-named", "ran-plugin", "ran-plugins", "ran-start", "ran-tool"];
+const RAN: &[&str] = &[
+    "ran-colon",
+    "ran-directory-with-colon",
+    "ran-mcp",
+    "ran-named",
+    "ran-noext",
+    "ran-packed",
+    "ran-plugin",
+    "ran-plugins",
+    "ran-start",
+    "ran-tool",
+];
 const TOLD: &[&str] = &[
     "told-instructions",
     "told-tool",
@@ -291,6 +308,13 @@ fn a_project_that_is_not_trusted_runs_and_says_nothing() {
         }
     }
     done(&machine, "apply");
+    for instance in ["distrust", "trusting"] {
+        let git = "git -c user.name=x -c user.email=x -c safe.directory='*'";
+        let commit = format!("git init -q . && {git} add -A && {git} commit -qm x");
+        sh(&machine, &format!("cd /srv/{instance} && {commit} && chown -R opencode-{instance}: ."));
+        // It looked at the directory before that was a repository.
+        done(&machine, &format!("restart {instance}"));
+    }
     let (ran, told, config) = traces(&machine, "trusting", "/srv/trusting");
     let missing = |wanted: &[&str], found: &str| -> Vec<String> {
         wanted.iter().filter(|one| !found.contains(**one)).map(|one| (*one).to_owned()).collect()
@@ -298,17 +322,49 @@ fn a_project_that_is_not_trusted_runs_and_says_nothing() {
     assert!(missing(RAN, &ran).is_empty(), "no attack at all: {ran}");
     assert!(missing(TOLD, &told).is_empty(), "no attack at all: {told}");
     assert_eq!(config["username"], "project");
-    for directory in ["/srv/distrust", "/srv/distrust/below"] {
+    let mut places = vec!["/srv/distrust".to_owned(), "/srv/distrust/below".to_owned()];
+    places.extend(copies(&machine));
+    for directory in &places {
         let (ran, told, config) = traces(&machine, "distrust", directory);
         assert_eq!(ran, "", "{directory}");
         let found: Vec<_> = TOLD.iter().filter(|one| told.contains(**one)).collect();
         assert!(found.is_empty(), "{directory}: {found:?}");
         assert_eq!(config["username"], "the operator");
     }
+    let agent = Agent::connect(&machine, "distrust").unwrap();
+    let environment = agent.shell("env").unwrap();
+    assert!(environment.contains("HOME=") && !environment.contains("BUN_INSPECT"), "{environment}");
+    // For the server these places do not exist; what it answers is its own affair.
+    let model = Model::listen(&machine, "distrust", PORT).unwrap();
+    for inside in ["/srv/distrust/.opencode", "/tmp/link"] {
+        let agent = Agent::in_directory(&machine, "distrust", inside).unwrap();
+        let said = agent.prompt("Go on.");
+        let ran = what_ran(&Agent::connect(&machine, "distrust").unwrap());
+        assert_eq!(ran, "", "{inside}: {said:?}");
+    }
+    drop(model);
     // A browser is sent to the project, since the server does not start in it.
     let url = crate::view::url(&machine, "distrust");
     assert!(url.ends_with(":4113/L3Nydi9kaXN0cnVzdA/session"), "{url}");
     without_the_guard(&machine);
+}
+
+/// Copies of the project where the agent and the server itself make some.
+fn copies(machine: &Machine) -> Vec<String> {
+    let agent = Agent::in_directory(machine, "distrust", "/srv/distrust").unwrap();
+    let worktree = agent.post("experimental/worktree", &serde_json::json!({})).unwrap();
+    let worktree =
+        worktree["directory"].as_str().unwrap_or_else(|| panic!("{worktree}")).to_owned();
+    let home = "/var/lib/opencode/instance-state/distrust";
+    assert!(worktree.starts_with(home), "{worktree}");
+    // It is filled after the answer.
+    let made = format!(
+        "cp -r /srv/distrust /tmp/clone; cp -r /srv/distrust ~/clone; ln -s /srv/distrust/.opencode /tmp/link; \
+         until test -e {worktree}/opencode.json; do sleep 0.1; done; echo filled"
+    );
+    let said = agent.shell(&made).unwrap();
+    assert!(said.contains("filled"), "{said}");
+    vec![worktree, "/tmp/clone".to_owned(), format!("{home}/clone")]
 }
 
 /// What ran, what the model was told and what agents and commands there are, and the configuration.
@@ -316,13 +372,16 @@ fn traces(machine: &Machine, instance: &str, directory: &str) -> (String, String
     wait_until_served(machine, instance, SOON);
     let model = Model::listen(machine, instance, PORT).unwrap();
     let agent = Agent::in_directory(machine, instance, directory).unwrap();
-    assert_eq!(agent.bash(&model, "pwd").unwrap(), format!("{directory}\n"));
+    assert_eq!(agent.bash(&model, "pwd").expect(directory), format!("{directory}\n"));
     let mut told: String = model.requests().iter().map(ToString::to_string).collect();
     for path in ["agent", "command", "skill"] {
         told += &agent.get(path).unwrap().to_string();
     }
-    let ran = agent.shell("ls /tmp | grep ran- || true").unwrap();
-    (ran, told, agent.get("config").unwrap())
+    (what_ran(&agent), told, agent.get("config").unwrap())
+}
+
+fn what_ran(agent: &Agent) -> String {
+    agent.shell("ls /tmp | grep ran- || true").unwrap()
 }
 
 /// An operator's file can switch plugins off. The server is not let at its project then.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use instances_core::dialect::Dialect;
+use instances_core::guard;
 use instances_core::layout::DEFAULT_USERNAME;
 use rustix::process::{Pid, WaitStatus};
 
@@ -70,6 +71,9 @@ pub(super) fn spawn(options: &Options, password: Option<&str>) -> Result<Server,
     command.args(options.command.iter().skip(1)).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     environment::hand_on(&mut command, &options.prefixes);
+    if options.guarded {
+        command.env(guard::PRELOAD, guard::FILE);
+    }
     if let Some(password) = password {
         for name in options.dialect.password {
             command.env(name, password);

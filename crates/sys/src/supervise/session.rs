@@ -39,11 +39,11 @@ const REST_GRACE: Duration = Duration::from_millis(500);
 pub(super) const BARRIER: Duration = Duration::from_millis(200);
 /// How long the journal may take to read the last lines.
 const FLUSH: Duration = Duration::from_millis(100);
-/// How long the guard's line may take after the first answer.
-const GUARD: Duration = Duration::from_secs(2);
+/// How long the guard's line may take after the first answer: it is written before that is.
+const GUARD: Duration = Duration::from_secs(10);
 /// Why a server without its guard is not let at its project.
 const UNGUARDED: &str = "this opencode does not load the plugin on which enforcedSettings and \
-                         trustProject rest; use a version that was tested with it, or remove them";
+                         trustProject rest, or not first; use a version that was tested with it, or remove them";
 /// The most orphans that are reaped at once.
 const REAP_PER_TURN: u32 = 1024;
 

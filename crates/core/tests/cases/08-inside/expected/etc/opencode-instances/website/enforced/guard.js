@@ -1,27 +1,80 @@
-// What opencode's own settings cannot say, as a plugin that the enforced configuration names: plugins of a
-// project that is not trusted are refused by their paths, and no file lifts what is enforced once the
-// configuration is merged. The supervisor waits for the line at the end, and keeps the server down without it.
-import { plugin } from "bun";
-import { readFileSync } from "node:fs";
+// What opencode's own settings and variables cannot say. The supervisor has it read before the server's own
+// program, and the enforced configuration names it as a plugin: a project that is not trusted has no
+// configuration that the server could find, and no file lifts what is enforced once the configuration is
+// merged. The supervisor waits for the line that it prints as a plugin, and keeps the server down without it.
+import { resolve as absolute } from "node:path";
+import { fileURLToPath } from "node:url";
 
-/** `{ refused: [path prefix], packages: [npm name], enforced: settings }` */
-const GIVEN = {"refused":["/srv/website/","/var/lib/opencode/instance-state/website/.cache/opencode/packages/"],"packages":[],"enforced":{"share":"disabled","permission":{"webfetch":"deny"}}};
+/** `{ hides: boolean, home: path, directory: path, line: text, enforced: settings }` */
+const GIVEN = {"hides":true,"home":"/var/lib/opencode/instance-state/website","directory":"/srv/website","line":"opencode-instances: the guard is active","enforced":{"share":"disabled","permission":{"webfetch":"deny"}}};
 
-if (GIVEN.refused.length > 0) {
-  const quoted = (text) => text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
-  const anyOf = (texts) => texts.map(quoted).join("|");
-  const packages = GIVEN.refused.at(-1);
-  const declared =
-    GIVEN.packages.length > 0 ? `(?!${quoted(packages)}(${anyOf(GIVEN.packages)})(@[0-9A-Za-z.^~-]*)?/)` : "";
-  plugin({
-    name: "opencode-instances",
-    setup(build) {
-      build.onLoad({ filter: new RegExp(`^${declared}(${anyOf(GIVEN.refused)})`) }, ({ path }) => {
-        throw new Error(`${path} is not loaded: trustProject is off`);
-      });
-    },
-  });
+// An import would fix what the server's own imports of it are given.
+const fs = process.getBuiltinModule("node:fs");
+
+/** The file that names this one. */
+const MANAGED = "/etc/opencode/opencode.json";
+/** What a project's configuration is called. */
+const NAMES = [".opencode", "opencode.json", "opencode.jsonc"];
+
+/** Whether the server read MANAGED through what is replaced below. */
+let replaced = false;
+
+/** Whether a path leads to a project's configuration, wherever that project is. */
+function leadsToProject(given, trusted) {
+  if (given instanceof Uint8Array) given = Buffer.from(given).toString();
+  if (given instanceof URL) given = fileURLToPath(given);
+  if (typeof given !== "string") return false;
+  const path = absolute(given);
+  replaced ||= path === MANAGED;
+  if (trusted.some((one) => path === one || path.startsWith(`${one}/`))) return false;
+  // The names of the places themselves say nothing.
+  const place = [GIVEN.home, GIVEN.directory].find((one) => path === one || path.startsWith(`${one}/`));
+  return path
+    .slice(place?.length ?? 0)
+    .split("/")
+    .some((part) => NAMES.includes(part));
 }
+
+/** Every way to find or read a file that Node names, as if a project had no configuration. */
+function hide() {
+  const { HOME, OPENCODE_CONFIG, OPENCODE_CONFIG_DIR } = process.env;
+  const config = `${HOME}/.config/opencode`;
+  const trusted = [MANAGED, `${MANAGED}c`, `${config}/opencode.json`, `${config}/opencode.jsonc`, `${HOME}/.opencode`];
+  trusted.push(...[OPENCODE_CONFIG, OPENCODE_CONFIG_DIR].filter(Boolean).map((path) => absolute(path)));
+
+  const missing = (call, path) =>
+    Object.assign(new Error(`ENOENT: no such file or directory, ${call} '${path}': trustProject is off`), {
+      code: "ENOENT",
+      errno: -2,
+      syscall: call,
+      path,
+    });
+  const wrap = (from, name, answer) => {
+    const real = from[name];
+    if (typeof real !== "function") return;
+    const wrapped = (path, ...rest) =>
+      leadsToProject(path, trusted) ? answer(missing(name, path), rest) : real.call(from, path, ...rest);
+    from[name] = Object.assign(wrapped, real);
+  };
+  for (const name of ["access", "exists", "lstat", "open", "opendir", "readdir", "readFile", "realpath", "stat"]) {
+    wrap(fs.promises, name, (error) => Promise.reject(error));
+    wrap(fs, name, (error, rest) => {
+      const done = rest.findLast((one) => typeof one === "function");
+      process.nextTick(() => (name === "exists" ? done?.(false) : done?.(error)));
+    });
+    wrap(fs, `${name}Sync`, (error, [options]) => {
+      if (name === "exists") return false;
+      if (options?.throwIfNoEntry === false) return undefined;
+      throw error;
+    });
+  }
+}
+
+// Before the server's own program has taken hold of any function.
+const isFirst = process.env.BUN_INSPECT_PRELOAD === import.meta.path;
+// What the agent starts does not read it.
+delete process.env.BUN_INSPECT_PRELOAD;
+if (isFirst && GIVEN.hides) hide();
 
 const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
@@ -60,7 +113,7 @@ function rulesOf({ permission, tools }) {
 const resolved = (text) =>
   text
     .replace(/\{env:([^}]+)\}/g, (_, name) => process.env[name] ?? "")
-    .replace(/\{file:([^}]+)\}/g, (_, path) => readFileSync(path.trim(), "utf8").trim());
+    .replace(/\{file:([^}]+)\}/g, (_, path) => fs.readFileSync(path.trim(), "utf8").trim());
 
 const resolve = (value) =>
   typeof value === "string"
@@ -92,16 +145,18 @@ function impose(config, enforced) {
   merge(config, resolve(rest));
 }
 
-export const Guard = async () => ({
-  config: async (config) => {
-    try {
-      impose(config, GIVEN.enforced);
-    } catch (error) {
-      // opencode would go on without what is enforced.
-      console.error(`opencode-instances: enforcedSettings cannot be imposed: ${error}`);
-      process.exit(1);
-    }
-  },
-});
-
-console.error("opencode-instances: the guard is active");
+export const Guard = async () => {
+  if (GIVEN.hides && !(isFirst && replaced)) return {};
+  console.error(GIVEN.line);
+  return {
+    config: async (config) => {
+      try {
+        impose(config, GIVEN.enforced);
+      } catch (error) {
+        // opencode would go on without what is enforced.
+        console.error(`opencode-instances: enforcedSettings cannot be imposed: ${error}`);
+        process.exit(1);
+      }
+    },
+  };
+};
