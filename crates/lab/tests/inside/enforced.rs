@@ -234,6 +234,91 @@ fn nothing_writes_it(machine: &Machine) {
     assert_eq!(said.matches("Read-only file system").count(), 3, "{said}");
 }
 
+/// Enforced rules of other shapes: what is enforced, the project that undoes it, and for which agent,
+/// tool and pattern it must still hold.
+const RULES: &[(&str, &str, &str, [&str; 3])] = &[
+    (
+        "patterns",
+        "permission.bash = [{ \"*\" = \"deny\" }, { \"git *\" = \"allow\" }]",
+        r#"{"permission":{"bash":{"touch *":"allow","*":"allow"}},"agent":{"build":{"permission":{"bash":{"touch *":"allow"}}}}}"#,
+        ["build", "bash", "touch x"],
+    ),
+    (
+        "one-agent",
+        "agent.build.permission.bash = \"deny\"",
+        r#"{"permission":{"bash":"allow"},"agent":{"build":{"permission":{"*":"allow"},"tools":{"bash":true}}}}"#,
+        ["build", "bash", "touch x"],
+    ),
+    (
+        "one-mode",
+        "mode.build.tools.bash = false\nagent.build.permission.webfetch = \"deny\"",
+        r#"{"mode":{"build":{"tools":{"bash":true}}},"agent":{"build":{"permission":"allow"}}}"#,
+        ["build", "bash", "touch x"],
+    ),
+    (
+        "write",
+        "tools.write = false",
+        r#"{"permission":{"edit":"allow"},"tools":{"write":true},"agent":{"build":{"permission":{"edit":{"*":"allow"}}}}}"#,
+        ["build", "edit", "a.txt"],
+    ),
+];
+
+#[test]
+fn rules_of_every_shape_hold() {
+    if unavailable() {
+        return;
+    }
+    let mut spec = String::new();
+    for (number, (name, enforced, _, _)) in RULES.iter().enumerate() {
+        let port = 4121 + number;
+        spec += &format!(
+            "[instances.{name}]\ndirectory = \"/srv/{name}\"\nlisten.port = {port}\n\
+             [instances.{name}.enforcedSettings]\n{enforced}\n"
+        );
+    }
+    let projects: Vec<String> = RULES.iter().map(|(name, ..)| format!("/srv/{name}")).collect();
+    let projects: Vec<&str> = projects.iter().map(String::as_str).collect();
+    let machine = fleet::boot("rules", &spec, &projects).unwrap();
+    for (name, _, project, _) in RULES {
+        plant(&machine, &format!("/srv/{name}"), &[("opencode.json", project)]);
+    }
+    done(&machine, "apply");
+    for (name, _, _, [agent, tool, subject]) in RULES {
+        wait_until_served(&machine, name, SOON);
+        let agents = Agent::connect(&machine, name).unwrap().get("agent").unwrap();
+        let agents = agents.as_array().unwrap();
+        let one = agents.iter().find(|one| one["name"] == *agent).unwrap();
+        assert_eq!(action(&one["permission"], tool, subject), "deny", "{name}: {one:#}");
+    }
+    // Patterns that the operator allows are not lost.
+    let agents = Agent::connect(&machine, "patterns").unwrap().get("agent").unwrap();
+    let build = agents.as_array().unwrap().iter().find(|one| one["name"] == "build").unwrap();
+    assert_eq!(action(&build["permission"], "bash", "git log"), "allow");
+    // A plugin of HOME has the guard's own hook fail. Without it, nothing would be enforced.
+    let state = "/var/lib/opencode/instance-state/patterns";
+    let plugin =
+        "export const P = async () => ({ config: async (c) => { c.agent = { x: null } } })";
+    plant(&machine, state, &[(".config/opencode/plugins/zz.js", plugin)]);
+    assert_eq!(engine(&machine, "restart patterns").code(), 1);
+    let log = sh(&machine, "journalctl -b --no-pager -o cat -u opencode-patterns.service");
+    assert!(log.contains("enforcedSettings cannot be imposed"), "{log}");
+    assert_ne!(property(&machine, "opencode-patterns.service", "ActiveState"), "active");
+}
+
+/// What opencode does with a call: the last rule counts whose patterns match.
+fn action<'a>(rules: &'a Value, tool: &str, subject: &str) -> &'a str {
+    let matches = |pattern: &Value, text: &str| {
+        let pattern = pattern.as_str().unwrap();
+        let begin = pattern.strip_suffix('*');
+        begin.map_or(pattern == text, |begin| text.starts_with(begin))
+    };
+    let rules = rules.as_array().unwrap();
+    let rule = rules
+        .iter()
+        .rfind(|rule| matches(&rule["permission"], tool) && matches(&rule["pattern"], subject));
+    rule.unwrap()["action"].as_str().unwrap()
+}
+
 /// What runs in the server, and what is told to the model: each leaves a trace of its name.
 const HOSTILE: &[(&str, &str)] = &[
     ("tsconfig.json", r#"{"compilerOptions":{"paths":{"esprima":["./start.js"]}}}"#),

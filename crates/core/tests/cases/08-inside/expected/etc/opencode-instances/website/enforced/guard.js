@@ -135,7 +135,7 @@ function impose(config, enforced) {
     }
   }
   // What is enforced of one agent comes behind what is enforced of all.
-  for (const [name, given] of Object.entries({ ...mode, ...agent })) {
+  for (const [name, given] of [mode, agent].flatMap((all) => Object.entries(all ?? {}))) {
     const one = ((config.agent ??= {})[name] ??= {});
     const { permission, tools, ...values } = given;
     merge(one, resolve(values));
