@@ -112,7 +112,7 @@ can read, for example one that sops-nix or agenix writes below `/run/secrets`."
 other."
     ReservedVariable "E0220" "a variable that carries the isolation"
 "The instance rests on this variable: with another value the server would look for its state, its
-password or its configuration elsewhere. What can be chosen has an option of its own. A variable of
+sessions, its password or its configuration elsewhere. What can be chosen has an option of its own. A variable of
 `environmentFile` is not looked at, since that file is read by systemd alone: do not set these there."
     BadCredential "E0221" "not the name of a credential"
 "The name becomes that of a file, and stands in `{credential:NAME}`. `password` is the one that the
