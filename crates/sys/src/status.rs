@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::Login;
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
-use crate::{auth, http, trust};
+use crate::{auth, http, shell, trust};
 
 /// How long a healthy server may take to answer; one that starts is not asked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -220,14 +220,16 @@ fn reason(
     if tried && text(main, "AssertResult") == "no" {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
-            "the project directory {directory} does not exist; run: install -d -o {user} {directory}"
+            "the project directory {directory} does not exist; run: install -d -o {user} {}",
+            shell::word(directory)
         );
     }
     if text(main, "Result") == "exit-code" && text(main, "ExecMainStatus") == "200" {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
             "the user {user} cannot enter the project directory {directory}; run: setfacl -m \
-             u:{user}:rwX {directory}"
+             u:{user}:rwX {}",
+            shell::word(directory)
         );
     }
     match text(main, "StatusText") {

@@ -25,8 +25,8 @@ use instances_core::config::{SCRIPTS, SETUP_VERSION, SetupPlan};
 use rustix::fs::{self, Dir, Mode, OFlags};
 use thiserror::Error;
 
-use crate::environment;
 use crate::notify::Notifier;
+use crate::{environment, shell};
 use directory::Directory;
 use note::State;
 
@@ -65,7 +65,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Something else has the name.
-    #[error("{path} is {what} where {wanted} must be; move it away: mv {path} {path}.old")]
+    #[error(
+        "{path} is {what} where {wanted} must be; move it away: mv {} {}", shell::word(.path),
+        shell::word(old(.path))
+    )]
     InTheWay {
         /// The place.
         path: PathBuf,
@@ -130,6 +133,13 @@ impl Error {
     fn io(action: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
         Self::Io { action, path: path.to_owned(), source: errno.into() }
     }
+}
+
+/// The name by which something can stand beside itself.
+fn old(path: &Path) -> PathBuf {
+    let mut old = path.as_os_str().to_owned();
+    old.push(".old");
+    old.into()
 }
 
 /// Brings HOME to where the server can start; `said` takes what an operator may want to know, and
