@@ -5,6 +5,8 @@ use std::io;
 use std::process::{Command, Output};
 
 use instances_core::plan::Activity;
+use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 
 /// A command of systemd failed.
 #[derive(Debug, thiserror::Error)]
@@ -110,4 +112,62 @@ pub fn verb(verb: &str, units: &[String]) -> Result<(), Error> {
     let mut arguments = vec![verb.to_owned(), "--".to_owned()];
     arguments.extend(units.iter().cloned());
     run("systemctl", &arguments).map(drop)
+}
+
+/// Whether [`renew`] waits for the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until the server runs again, or has failed to.
+    UntilDone,
+    /// Not at all: the caller restarts with it.
+    No,
+}
+
+/// Restarts an instance's server, if it runs, because it is to have something new.
+///
+/// However often that happens, it is no failure: the starts before it do not count toward the limit at
+/// which systemd gives up.
+pub fn renew(program: &str, name: &InstanceName, wait: Wait) -> Result<(), Error> {
+    let (main, watcher) = (Names(name).main(), Names(name).secrets());
+    let state = run(program, &["show", "--property=ActiveState", "--value", "--", &main])?;
+    // It is not restarted, and without its state nobody would see that it failed.
+    if activity(state.trim()) == Activity::Failed {
+        return Ok(());
+    }
+    // The watcher of its secrets restarts with it, where there is one; and see `verb`.
+    let _ = run(program, &["reset-failed", "--", &main, &watcher]);
+    let restart = ["--no-block", "try-restart", "--", &main];
+    let from = usize::from(wait == Wait::UntilDone);
+    run(program, restart.get(from..).unwrap_or_default()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// What is asked of a systemd that says this state of the server.
+    fn asked(state: &str, wait: Wait) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let (program, log) = (directory.path().join("systemctl"), directory.path().join("log"));
+        let text = format!(
+            "#!/bin/sh\necho \"$*\" >>{}\n[ \"$1\" != show ] || echo {state}\n[ \"$1\" != reset-failed ]\n",
+            log.display()
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let name = InstanceName::new("web").unwrap();
+        renew(program.to_str().unwrap(), &name, wait).unwrap();
+        fs::read_to_string(log).unwrap().lines().skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_restart_that_is_asked_for_counts_toward_no_limit() {
+        let reset = "reset-failed -- opencode-web.service opencode-secrets@web.service";
+        let restart = "try-restart -- opencode-web.service";
+        assert_eq!(asked("active", Wait::UntilDone), [reset, restart]);
+        assert_eq!(asked("activating", Wait::No), [reset, &format!("--no-block {restart}")]);
+        assert!(asked("failed", Wait::UntilDone).is_empty(), "what failed still says so");
+    }
 }

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
-use instances_core::units::Names;
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
 use instances_sys::secrets::{self, Secret};
 use instances_sys::setup::{self as state, Event, Request};
-use instances_sys::systemctl::run;
+use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
@@ -53,13 +52,11 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
 
 /// Restarts the server of an instance, if it runs, whenever its secrets have new content.
 pub(crate) fn renew(args: Renew) -> Outcome {
-    let systemctl = args.systemctl.display().to_string();
-    let main = Names(&args.name).main();
+    let program = args.systemctl.display().to_string();
     let secrets = args.secrets.into_iter();
     let secrets = secrets.map(|NamedFile { option, file }| Secret { option, file }).collect();
     let restart = || {
-        run(&systemctl, &["--no-block", "try-restart", &main])
-            .map(drop)
+        systemctl::renew(&program, &args.name, Wait::No)
             .map_err(|error| crate::report::failure(&error))
     };
     secrets::watch(secrets, restart, &|words| out::note(words))
