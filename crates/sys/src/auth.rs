@@ -270,7 +270,8 @@ fn is_remnant(bytes: &[u8]) -> bool {
     bytes.iter().all(u8::is_ascii_whitespace) || bytes.contains(&0)
 }
 
-fn random() -> io::Result<String> {
+/// What nobody can guess, as text.
+pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; BYTES];
     let filled = retry_on_intr(|| getrandom(&mut bytes[..], GetRandomFlags::empty()))?;
     if filled != BYTES {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
-use instances_sys::secrets::{self, Secret};
+use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
 use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
@@ -50,7 +50,8 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Restarts the server of an instance, if it runs, whenever its secrets have new content.
+/// Restarts the server of an instance, if it runs, whenever its secrets have other content than at its
+/// start.
 pub(crate) fn renew(args: Renew) -> Outcome {
     let program = args.systemctl.display().to_string();
     let secrets = args.secrets.into_iter();
@@ -59,7 +60,10 @@ pub(crate) fn renew(args: Renew) -> Outcome {
         systemctl::renew(&program, &args.name, Wait::No)
             .map_err(|error| crate::report::failure(&error))
     };
-    secrets::watch(secrets, restart, &|words| out::note(words))
+    let server = systemctl::invocation(&program, &args.name)?;
+    let directory = std::env::var_os("RUNTIME_DIRECTORY");
+    let memory = Memory { directory: directory.as_ref().map(Path::new), server };
+    Err(secrets::watch(secrets, &memory, restart, &|words| out::note(words)).into())
 }
 
 pub(crate) fn net(command: Net) -> Outcome {

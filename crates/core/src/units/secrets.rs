@@ -4,7 +4,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, description, sandbox};
+use crate::units::{Names, SLICE, description, sandbox, switch};
 
 /// Whether there is something to look at.
 pub(super) fn is_watched(instance: &Instance) -> bool {
@@ -40,6 +40,13 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("Restart", Value::word("on-failure"))
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-secrets@{}", instance.name)]))
+        .set_why(
+            "RuntimeDirectory",
+            Value::words([format!("opencode-secrets@{}", instance.name)]),
+            "digests of what the server was started with, for a start of this unit alone",
+        )
+        .set("RuntimeDirectoryMode", Value::word("0700"))
+        .set("RuntimeDirectoryPreserve", Value::word("restart"))
         .set("PrivateNetwork", Value::Yes)
         .set_why(
             "RestrictAddressFamilies",
@@ -47,7 +54,8 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             "systemd's own sockets; this is root without any capability",
         )
         .set("ProtectHome", Value::word("read-only"))
-        .extend(hardening);
+        .extend(hardening)
+        .extend(switch::watcher(facts));
     Some(Unit { name: names.secrets(), sections: vec![unit, service] })
 }
 

@@ -215,7 +215,7 @@ fn nowhere(machine: &Machine, canaries: &[&str], said: &str) {
     for (place, look) in [
         (
             "files",
-            "find /etc /run/systemd /usr/lib/systemd /tmp /var/tmp -type f -exec cat -- {} +",
+            "find /etc /run/systemd /run/opencode* /usr/lib/systemd /tmp /var/tmp -type f -exec cat -- {} +",
         ),
         ("systemctl show", "systemctl show --all 'opencode*'"),
         (
@@ -277,6 +277,7 @@ fn a_server_restarts_for_new_secrets() {
     assert_eq!(seen(&machine, "web"), "one one one");
     generations(&machine);
     plain_files(&machine);
+    while_nobody_looks(&machine);
     while_it_is_stopped(&machine);
     nothing_is_lost_on_the_way(&machine);
 }
@@ -369,6 +370,36 @@ fn plain_files(machine: &Machine) {
     sh(machine, "echo ONE=3 >/etc/plain-secrets/one");
     wait_for_another(machine, "plain", before);
     assert_eq!(words(machine), "ONE=3 TWO=2");
+}
+
+/// The watcher alone ends and comes back: by itself, and as a switch of NixOS restarts it.
+fn while_nobody_looks(machine: &Machine) {
+    const WATCHER: &str = "opencode-secrets@plain.service";
+    let stop = format!("systemctl kill --signal=STOP {WATCHER}");
+    let comes_back = [
+        format!("systemctl kill --signal=KILL {WATCHER}"),
+        format!("systemctl kill --signal=KILL {WATCHER}; systemctl restart {WATCHER}"),
+    ];
+    for (number, comes_back) in comes_back.iter().enumerate() {
+        let before = pid(machine, "plain");
+        let watcher = property(machine, WATCHER, "MainPID");
+        sh(machine, &format!("{stop}; {comes_back}"));
+        sleep(Duration::from_secs(4));
+        assert_ne!(property(machine, WATCHER, "MainPID"), watcher);
+        assert_eq!(pid(machine, "plain"), before, "nothing is new");
+        sh(
+            machine,
+            &format!("{stop}; echo ONE=away{number} >/etc/plain-secrets/one; {comes_back}"),
+        );
+        wait_for_another(machine, "plain", before);
+        assert_eq!(words(machine), format!("ONE=away{number} TWO=2"));
+        sleep(Duration::from_secs(3));
+    }
+    let kept = "stat -c '%U %a' /run/opencode-secrets@plain /run/opencode-secrets@plain/given.json";
+    assert_eq!(sh(machine, kept), "root 700\nroot 600");
+    let restarted = pid(machine, "plain");
+    sleep(Duration::from_secs(3));
+    assert_eq!(pid(machine, "plain"), restarted, "once for each");
 }
 
 fn while_it_is_stopped(machine: &Machine) {
