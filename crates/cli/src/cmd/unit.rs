@@ -13,7 +13,7 @@ use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{NamedFile, Net, Prepare, Renew, Setup};
+use crate::args::{Files, NamedFile, Net, Prepare, Renew, Setup};
 use crate::exit::Exit;
 use crate::out;
 
@@ -77,15 +77,20 @@ pub(crate) fn net(command: Net) -> Outcome {
     Ok(Exit::Done)
 }
 
-pub(crate) fn prepare(args: &Prepare) -> Outcome {
+pub(crate) fn judge(args: &Files) -> Outcome {
     for NamedFile { option, file } in &args.secrets {
         trust::secret(option, file)?;
     }
-    if let Some(file) = &args.password_file {
-        trust::secret("auth.passwordFile", file)?;
-    }
     for NamedFile { option, file } in &args.shown {
         trust::shown(option, file)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) fn prepare(args: &Prepare) -> Outcome {
+    judge(&args.files)?;
+    if let Some(file) = &args.password_file {
+        trust::secret("auth.passwordFile", file)?;
     }
     let groups: Vec<&str> = args.extra_groups.iter().map(String::as_str).collect();
     let account = Account {

@@ -29,10 +29,6 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             Value::words([names.main()]),
             "no change comes between the first look and the server's reading",
         );
-    let hardening = sandbox::hardening().into_iter().filter(|entry| {
-        // Root's files are its own to read, and they may lie anywhere.
-        entry.directive != "PrivateUsers" && entry.directive != "ProtectHome"
-    });
     let service = Section::new("Service")
         .set("Type", Value::word("notify"))
         .set("NotifyAccess", Value::word("main"))
@@ -54,7 +50,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             "systemd's own sockets; this is root without any capability",
         )
         .set("ProtectHome", Value::word("read-only"))
-        .extend(hardening)
+        .extend(sandbox::reading_root())
         .extend(switch::watcher(facts));
     Some(Unit { name: names.secrets(), sections: vec![unit, service] })
 }

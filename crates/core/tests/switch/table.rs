@@ -311,7 +311,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "auth.passwordFile", "/run/secrets/blue"),
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
-                  +setup@blue +blue",
+                  +judge@blue +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -487,8 +487,8 @@ pub(crate) const ROWS: &[Row] = &[
         name: "another secret, watched",
         before: watched,
         change: another_secret,
-        decides: "restart blue net@blue secrets@blue",
-        happens: "-secrets@blue -blue -net@blue +net@blue +setup@blue +secrets@blue +blue",
+        decides: "restart blue secrets@blue",
+        happens: "-secrets@blue -blue +judge@blue +setup@blue +secrets@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -500,8 +500,8 @@ pub(crate) const ROWS: &[Row] = &[
             stays(fleet);
         },
         change: another_secret,
-        decides: "skip blue; reload net@blue; restart secrets@blue",
-        happens: "~net@blue -secrets@blue +secrets@blue",
+        decides: "skip blue; restart secrets@blue",
+        happens: "-secrets@blue +secrets@blue",
         ..NOTHING
     },
     Row {
