@@ -73,6 +73,9 @@ pub(crate) enum Command {
     /// Initialise an empty HOME and keep the links in it [called by units]
     #[command(hide = true)]
     Setup(Setup),
+    /// Refuse an instance's files unless only root can change them [called by units]
+    #[command(hide = true)]
+    Judge(Files),
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
     Renew(Renew),
@@ -311,15 +314,17 @@ pub(crate) struct Prepare {
     /// Make a password unless there is one
     #[arg(long)]
     pub(crate) password: bool,
+}
+
+/// Files of the operator's.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
     /// Refuse this secret, which an option names, unless only root can change what it holds
     #[arg(long = "secret", value_name = "OPTION:FILE")]
     pub(crate) secrets: Vec<NamedFile>,
     /// Refuse this file or directory unless only root can change it
     #[arg(long, value_name = "OPTION:FILE")]
     pub(crate) shown: Vec<NamedFile>,
-    /// The secret of `auth.passwordFile`, as units of version 0.1 name it
-    #[arg(long)]
-    pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -352,9 +357,9 @@ impl FromStr for NamedFile {
 
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
-    /// The links to keep; the scripts lie beside it. Units of version 0.1 name none
+    /// The links to keep; the scripts lie beside it
     #[arg(long)]
-    pub(crate) plan: Option<PathBuf>,
+    pub(crate) plan: PathBuf,
     /// What runs the scripts
     #[arg(long, default_value = "/bin/bash")]
     pub(crate) shell: PathBuf,

@@ -72,6 +72,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Man => cmd::generate::man(),
         Command::Supervise { rest } => Ok(cmd::unit::supervise_usage(&rest)),
         Command::Setup(args) => cmd::unit::setup(&args),
+        Command::Judge(args) => cmd::unit::judge(&args),
         Command::Renew(args) => cmd::unit::renew(args),
         Command::Net(net) => cmd::unit::net(net),
         Command::Prepare(args) => cmd::unit::prepare(&args),

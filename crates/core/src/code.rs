@@ -112,7 +112,7 @@ can read, for example one that sops-nix or agenix writes below `/run/secrets`."
 other."
     ReservedVariable "E0220" "a variable that carries the isolation"
 "The instance rests on this variable: with another value the server would look for its state, its
-password or its configuration elsewhere. What can be chosen has an option of its own. A variable of
+sessions, its password or its configuration elsewhere. What can be chosen has an option of its own. A variable of
 `environmentFile` is not looked at, since that file is read by systemd alone: do not set these there."
     BadCredential "E0221" "not the name of a credential"
 "The name becomes that of a file, and stands in `{credential:NAME}`. `password` is the one that the
@@ -167,7 +167,7 @@ for none."
 "systemd reads this file as root. Inside a project or a state directory an agent could put a link to
 any file of the host in its place, and read that as its secret. What only the host shows, a link that leads
 there, somebody else who could replace a part of the path, or a file that everybody can read, is
-refused by `apply` and when `opencode-net@NAME` starts, as with `opencode-instances restart`."
+refused by `apply` and before each start of the server."
     OpenToBuilds "E0313" "the Nix daemon beside an instance without a password"
 "What the agent has the Nix daemon build runs in the host's network, where it reaches the listener of
 every instance. One that asks for no password would run its commands."

@@ -13,7 +13,6 @@ mod collect;
 pub mod fleet;
 mod image;
 pub mod install;
-mod internet;
 mod leader;
 mod machine;
 mod model;
@@ -26,7 +25,6 @@ mod skip;
 
 pub use agent::Agent;
 pub use image::{Image, Release};
-pub use internet::{ADDRESSES, GREETING, HOST, Internet};
 pub use machine::{Machine, Options};
 pub use model::Model;
 pub use reach::Forward;

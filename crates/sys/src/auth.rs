@@ -17,7 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
-use crate::trust;
+use crate::{shell, trust};
 
 /// How many random bytes a password has.
 const BYTES: usize = 32;
@@ -73,7 +73,8 @@ pub enum Error {
     },
     /// There is a file, but it is not a password.
     #[error(
-        "{path} holds no password ({what}); make a new one: rm {path}, and start the instance again"
+        "{path} holds no password ({what}); make a new one: rm {}, and start the instance again",
+        shell::word(.path)
     )]
     Unusable {
         /// The file.
@@ -269,7 +270,8 @@ fn is_remnant(bytes: &[u8]) -> bool {
     bytes.iter().all(u8::is_ascii_whitespace) || bytes.contains(&0)
 }
 
-fn random() -> io::Result<String> {
+/// What nobody can guess, as text.
+pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; BYTES];
     let filled = retry_on_intr(|| getrandom(&mut bytes[..], GetRandomFlags::empty()))?;
     if filled != BYTES {
@@ -315,7 +317,7 @@ fn own(path: &Path, owner: u32) -> Result<(), Error> {
 }
 
 fn untrusted(path: &Path, what: &'static str, remedy: &str) -> Error {
-    let remedy = format!("{remedy} {}", path.display());
+    let remedy = format!("{remedy} {}", shell::word(path));
     Error::Untrusted { path: path.to_owned(), what, remedy }
 }
 

@@ -42,6 +42,15 @@ pub enum Error {
         /// The nearest, or how to see them all.
         hint: String,
     },
+    /// An older program wrote the record, and did not say what it started.
+    #[error(
+        "{path} names no `package`; write it anew with `opencode-instances apply`, or on NixOS with \
+         `nixos-rebuild switch`"
+    )]
+    NoPackage {
+        /// The record.
+        path: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,9 +97,9 @@ pub struct Record {
     /// The operator's secrets.
     #[serde(default)]
     pub credentials: Vec<Credential>,
-    /// The opencode binary or its prefix.
+    /// The opencode binary or its prefix; empty where a record of an older program has none.
     #[serde(default)]
-    pub package: PathBuf,
+    package: PathBuf,
     /// The first number of opencode's version.
     #[serde(default = "first")]
     pub opencode: u32,
@@ -124,6 +133,19 @@ fn yes() -> bool {
 }
 
 impl Record {
+    /// The opencode binary, or its prefix.
+    ///
+    /// # Errors
+    ///
+    /// When the record has none: what would be run then is whatever has no name.
+    pub fn package(&self) -> Result<&Path, Error> {
+        if self.package.as_os_str().is_empty() {
+            let path = format!("{CONFIG_DIR}/{}/instance.json", self.name);
+            return Err(Error::NoPackage { path });
+        }
+        Ok(&self.package)
+    }
+
     /// The operator's secret files, each with the option that names it.
     pub fn secrets(&self) -> Vec<(String, &Path)> {
         let password = self.auth_password_file.iter().filter(|_| self.auth_enable);
@@ -239,4 +261,32 @@ fn find(all: &[Record], name: &str) -> Result<Record, Error> {
         None => format!("; there are: {}", names.join(", ")),
     };
     Err(Error::Unknown { name: name.to_owned(), hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(package: &str) -> Record {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path());
+        let text = format!(
+            r#"{{"version":1,"name":"web","directory":"/srv/web","stateDir":"/var/lib/web",
+            "user":"web","listen":"127.0.0.1:4096","autoStart":true,"authEnable":true{package}}}"#
+        );
+        let path = format!("{CONFIG_DIR}/web/instance.json");
+        root.write(&path, &Content::Text(text)).unwrap();
+        instance(&root, "web").unwrap()
+    }
+
+    #[test]
+    fn a_record_without_a_package_names_no_program() {
+        let named = record(r#","package":"/usr/bin/opencode""#);
+        assert_eq!(named.package().unwrap(), Path::new("/usr/bin/opencode"));
+        for package in ["", r#","package":"""#] {
+            let said = record(package).package().unwrap_err().to_string();
+            let place = "/etc/opencode-instances/web/instance.json names no `package`";
+            assert!(said.contains(place) && said.contains("apply"), "{said}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod notify;
 pub mod opencode;
 pub mod secrets;
 pub mod setup;
+mod shell;
 pub mod status;
 pub mod supervise;
 pub mod systemctl;

@@ -10,11 +10,14 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use instances_core::facts::HostFacts;
 use instances_core::spec::Spec;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::Deserialize;
 
 use crate::environment::program_of;
@@ -22,6 +25,8 @@ use crate::trust;
 
 /// How long the program may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what it has printed may take to arrive once it has ended.
+const REST: Duration = Duration::from_secs(2);
 /// The user and group of nobody.
 const NOBODY: u32 = 65534;
 /// How much of a program's end is looked at, in bytes.
@@ -131,26 +136,36 @@ fn ask(program: &Path, argument: &str) -> Result<String, Error> {
         chown(home.path(), Some(NOBODY), Some(NOBODY)).map_err(failed)?;
         command.uid(NOBODY).gid(NOBODY);
     }
-    let mut child = command.spawn().map_err(failed)?;
+    // What it starts is in its group, and ends with it.
+    let mut child = command.process_group(0).spawn().map_err(failed)?;
+    let group = Pid::from_child(&child);
     let output = child.stdout.take();
+    let (sender, answer) = mpsc::channel();
     // It is read all the while: a pipe holds less than a document.
-    let reader = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         let mut text = String::new();
         let read = output.map(|pipe| pipe.take(MAX).read_to_string(&mut text));
-        matches!(read, Some(Ok(_))).then_some(text)
+        let _ = sender.send(matches!(read, Some(Ok(_))).then_some(text));
     });
-    let end = Instant::now() + PATIENCE;
-    let ended = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status.success(),
-            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
-            _ => break false,
-        }
-    };
-    let _ = child.kill();
-    let _ = child.wait();
-    let text = reader.join().ok().flatten().filter(|_| ended);
+    wait(group);
+    // Before it is reaped: as long, the number of the group is nobody else's.
+    let _ = kill_process_group(group, Signal::KILL);
+    let ended = child.wait().is_ok_and(|status| status.success());
+    // What has left the group may hold the pipe for ever.
+    let text = answer.recv_timeout(REST).ok().flatten().filter(|_| ended);
     text.ok_or_else(|| Error::Silent(program.to_owned()))
+}
+
+/// Waits until the process has ended, or has had its time, and leaves it to be reaped.
+fn wait(process: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        match waitid(WaitId::Pid(process), options) {
+            Ok(None) | Err(Errno::INTR) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
 }
 
 fn is_version(text: &str) -> bool {
@@ -217,5 +232,39 @@ mod tests {
         chown(&at, Some(NOBODY), None).unwrap();
         assert_eq!(version(&at), None);
         assert_eq!(version(Path::new("/nonexistent/x")), None);
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_keeps_nobody_waiting() {
+        let Some(directory) = of_root() else { return };
+        let at = directory.path().join("opencode");
+        let note = directory.path().join("note");
+        fs::write(&note, "").unwrap();
+        chown(&note, Some(NOBODY), None).unwrap();
+        let began = Instant::now();
+        let note_of = note.display();
+        let text = format!("#!/bin/sh\nsleep 1000 &\necho $! >{note_of}\necho 9.8.7\n");
+        program(&at, &text);
+        assert_eq!(version(&at).as_deref(), Some("9.8.7"));
+        assert!(is_gone(&note), "it is still there");
+        // One that has left the group can only be left alone.
+        fs::write(&note, "").unwrap();
+        let leaves = format!("setsid sh -c 'echo $$ >{note_of}; exec sleep 20' &");
+        let text = format!("#!/bin/sh\n{leaves}\nuntil [ -s {note_of} ]; do :; done; echo 9.8.7\n");
+        program(&at, &text);
+        assert_eq!(version(&at), None);
+        assert!(!is_gone(&note));
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    }
+
+    /// Whether the process whose number is noted has ended, or does so soon.
+    fn is_gone(note: &Path) -> bool {
+        let pid = fs::read_to_string(note).unwrap();
+        let line = format!("/proc/{}/cmdline", pid.trim());
+        // That of one which nobody has reaped yet is empty.
+        (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            fs::read(&line).unwrap_or_default().is_empty()
+        })
     }
 }

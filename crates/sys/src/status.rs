@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::Login;
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
-use crate::{auth, http, trust};
+use crate::{auth, http, shell, trust};
 
 /// How long a healthy server may take to answer; one that starts is not asked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -87,11 +87,11 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
         .iter()
         .flat_map(|record| {
             let units = Names(&record.name);
-            [units.main(), units.setup(), units.net(), units.socket()]
+            [units.main(), units.setup(), units.judge(), units.net(), units.socket()]
         })
         .collect();
     let shown = systemctl::show(&units, PROPERTIES)?;
-    Ok(records.iter().zip(shown.chunks_exact(4)).map(|(one, units)| status(one, units)).collect())
+    Ok(records.iter().zip(shown.chunks_exact(5)).map(|(one, units)| status(one, units)).collect())
 }
 
 fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
@@ -99,7 +99,7 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
 }
 
 fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, net, socket] = units else { return unknown(record) };
+    let [main, setup, judge, net, socket] = units else { return unknown(record) };
     let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
         // The start of the server waits for it.
         State::Stopped | State::Failed if text(setup, "ActiveState") == "activating" => {
@@ -119,7 +119,7 @@ fn status(record: &Record, units: &[Properties]) -> Status {
         memory: text(main, "MemoryCurrent").parse().ok(),
         restarts: text(main, "NRestarts").parse().unwrap_or(0),
         pending_restart: false,
-        reason: reason(record, state, main, setup, net),
+        reason: reason(record, state, [main, setup, judge, net]),
     };
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
@@ -186,13 +186,7 @@ fn state(active: &str, sub: &str) -> State {
 
 /// Why the instance is as it is, in words: the unit that stands in the way, then the server's own
 /// message, then what systemd's result means.
-fn reason(
-    record: &Record,
-    state: State,
-    main: &Properties,
-    setup: &Properties,
-    net: &Properties,
-) -> String {
+fn reason(record: &Record, state: State, [main, setup, judge, net]: [&Properties; 4]) -> String {
     if text(setup, "ActiveState") == "activating" {
         return "setup is running".to_owned();
     }
@@ -201,12 +195,12 @@ fn reason(
     }
     // Whichever unit it is that read it in vain, the file is what has to be mended.
     let failed = |unit: &Properties| text(unit, "ActiveState") == "failed";
-    if [net, setup, main].into_iter().any(failed)
+    if [net, judge, setup, main].into_iter().any(failed)
         && let Some(why) = refused_secret(record)
     {
         return why;
     }
-    for unit in [net, setup] {
+    for unit in [net, judge, setup] {
         if failed(unit) {
             let id = text(unit, "Id");
             return match text(unit, "StatusText") {
@@ -220,14 +214,16 @@ fn reason(
     if tried && text(main, "AssertResult") == "no" {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
-            "the project directory {directory} does not exist; run: install -d -o {user} {directory}"
+            "the project directory {directory} does not exist; run: install -d -o {user} {}",
+            shell::word(directory)
         );
     }
     if text(main, "Result") == "exit-code" && text(main, "ExecMainStatus") == "200" {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
             "the user {user} cannot enter the project directory {directory}; run: setfacl -m \
-             u:{user}:rwX {directory}"
+             u:{user}:rwX {}",
+            shell::word(directory)
         );
     }
     match text(main, "StatusText") {

@@ -5,6 +5,8 @@ use std::io;
 use std::process::{Command, Output};
 
 use instances_core::plan::Activity;
+use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 
 /// A command of systemd failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,17 +77,16 @@ pub fn show(units: &[String], properties: &[&str]) -> Result<Vec<Properties>, Er
     arguments.push("--".to_owned());
     arguments.extend(units.iter().cloned());
     let text = run("systemctl", &arguments)?;
-    let blocks: Vec<Properties> = text
-        .split("\n\n")
-        .map(|block| {
-            let pairs = block.lines().filter_map(|line| line.split_once('='));
-            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-        })
-        .collect();
+    let blocks: Vec<Properties> = text.split("\n\n").map(|block| pairs(block).collect()).collect();
     if blocks.len() != units.len() {
         return Err(Error::Output("systemctl show".to_owned()));
     }
     Ok(blocks)
+}
+
+fn pairs(block: &str) -> impl Iterator<Item = (String, String)> {
+    let pairs = block.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 /// `ActiveState=` as plans take it.
@@ -110,4 +111,108 @@ pub fn verb(verb: &str, units: &[String]) -> Result<(), Error> {
     let mut arguments = vec![verb.to_owned(), "--".to_owned()];
     arguments.extend(units.iter().cloned());
     run("systemctl", &arguments).map(drop)
+}
+
+/// The invocation of an instance's server, from where systemd begins to start it until it is down.
+pub fn invocation(program: &str, name: &InstanceName) -> Result<Option<String>, Error> {
+    let asked = "--property=ActiveState,SubState,InvocationID";
+    let text = run(program, &["show", asked, "--", &Names(name).main()])?;
+    let properties: Properties = pairs(&text).collect();
+    let text = |name: &str| properties.get(name).map(String::as_str).unwrap_or_default();
+    // Until the next start, one that is to be started again has nothing.
+    let down = matches!(text("ActiveState"), "inactive" | "failed")
+        || text("SubState").starts_with("auto-restart");
+    match text("InvocationID") {
+        _ if down => Ok(None),
+        "" => Err(Error::Output(format!("{program} show"))),
+        id => Ok(Some(id.to_owned())),
+    }
+}
+
+/// Whether [`renew`] waits for the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until the server runs again, or has failed to.
+    UntilDone,
+    /// Not at all: the caller restarts with it.
+    No,
+}
+
+/// Restarts an instance's server, if it runs, because it is to have something new.
+///
+/// However often that happens, it is no failure: the starts before it do not count toward the limit at
+/// which systemd gives up.
+pub fn renew(program: &str, name: &InstanceName, wait: Wait) -> Result<(), Error> {
+    let (main, watcher) = (Names(name).main(), Names(name).secrets());
+    let state = run(program, &["show", "--property=ActiveState", "--value", "--", &main])?;
+    // It is not restarted, and without its state nobody would see that it failed.
+    if activity(state.trim()) == Activity::Failed {
+        return Ok(());
+    }
+    // The watcher of its secrets restarts with it, where there is one; and see `verb`.
+    let _ = run(program, &["reset-failed", "--", &main, &watcher]);
+    let restart = ["--no-block", "try-restart", "--", &main];
+    let from = usize::from(wait == Wait::UntilDone);
+    run(program, restart.get(from..).unwrap_or_default()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A `systemctl` that prints `shown` and notes what it is asked.
+    fn stand_in(shown: &str) -> (tempfile::TempDir, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("systemctl");
+        let text = format!(
+            "#!/bin/sh\necho \"$*\" >>{}/log\n[ \"$1\" != show ] || printf '{shown}'\n\
+             [ \"$1\" != reset-failed ]\n",
+            directory.path().display()
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        (directory, program.to_str().unwrap().to_owned())
+    }
+
+    fn name() -> InstanceName {
+        InstanceName::new("web").unwrap()
+    }
+
+    /// What is asked of a systemd that says this state of the server.
+    fn asked(state: &str, wait: Wait) -> Vec<String> {
+        let (directory, program) = stand_in(state);
+        renew(&program, &name(), wait).unwrap();
+        let log = fs::read_to_string(directory.path().join("log")).unwrap();
+        log.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_server_has_an_invocation_while_it_is_started_or_runs() {
+        for (active, sub, expected) in [
+            ("active", "running", Some("5e")),
+            ("activating", "start", Some("5e")),
+            ("deactivating", "stop-sigterm", Some("5e")),
+            ("activating", "auto-restart", None),
+            ("activating", "auto-restart-queued", None),
+            ("inactive", "dead", None),
+            ("failed", "failed", None),
+        ] {
+            let shown = format!("InvocationID=5e\\nActiveState={active}\\nSubState={sub}\\n");
+            let (_directory, program) = stand_in(&shown);
+            assert_eq!(invocation(&program, &name()).unwrap().as_deref(), expected, "{sub}");
+        }
+        let (_directory, program) = stand_in("");
+        assert!(invocation(&program, &name()).is_err());
+    }
+
+    #[test]
+    fn a_restart_that_is_asked_for_counts_toward_no_limit() {
+        let reset = "reset-failed -- opencode-web.service opencode-secrets@web.service";
+        let restart = "try-restart -- opencode-web.service";
+        assert_eq!(asked("active", Wait::UntilDone), [reset, restart]);
+        assert_eq!(asked("activating", Wait::No), [reset, &format!("--no-block {restart}")]);
+        assert!(asked("failed", Wait::UntilDone).is_empty(), "what failed still says so");
+    }
 }

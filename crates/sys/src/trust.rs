@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use instances_core::facts::HostFacts;
 use instances_core::spec::{AbsPath, Instance};
 
-use crate::systemctl;
 use crate::way::{Place, Way};
+use crate::{shell, systemctl};
 
 /// Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +128,7 @@ pub fn secret(option: &str, file: &Path) -> Result<(), Error> {
     let mode = metadata.mode() & 0o7777;
     if mode & 0o004 != 0 {
         let what = format!("can be read by everybody (mode {mode:04o})");
-        return Err(refuse(&path, what, format!("chmod o= {}", path.display())));
+        return Err(refuse(&path, what, format!("chmod o= {}", shell::word(&path))));
     }
     Ok(())
 }
@@ -163,7 +163,7 @@ fn refusal<'a>(
 fn on_the_way(option: &str, file: &Path, missing: &str) -> Result<Option<Place>, Error> {
     let refuse = refusal(option, file);
     let replaceable = |part: &Place, what| {
-        let path = part.path.display();
+        let path = shell::word(&part.path);
         let remedy = if !part.metadata.is_file() {
             "move the file where only root can write, for example below /etc/opencode-secrets"
                 .into()
@@ -374,6 +374,12 @@ mod tests {
         chown(base.join("project"), Some(0), None).unwrap();
         mode(&base.join("project"), 0o770);
         refused(&base.join("link"), &["/project can be written by others (mode 0770); move"]);
+
+        // The command in a message is one for a shell.
+        let spaced = base.join("my secret");
+        fs::write(&spaced, "secret").unwrap();
+        mode(&spaced, 0o444);
+        refused(&spaced, &["chmod o= '/usr/lib/", "/my secret'"]);
 
         mode(&file, 0o444);
         let words = "secrets.d/1/pw can be read by everybody (mode 0444); chmod o= /";

@@ -25,9 +25,10 @@ const NOT_HERE: &str = "/dev/null/../..";
 
 pub(crate) fn run(args: &Attach) -> Outcome {
     let record = installed::instance(&Root::new("/".as_ref()), &args.name)?;
+    let package = record.package()?;
     let password = status::password(&record)?;
     let dialect = Dialect::of_major(record.opencode);
-    let program = program_of(&record.package);
+    let program = program_of(package);
     // It runs outside every sandbox, as who asks for it.
     trust::program_of_root(&program)?;
     let mut command = Command::new(program);
@@ -46,5 +47,5 @@ pub(crate) fn run(args: &Attach) -> Outcome {
         out::note("this shows as root what a server says; use sudo from an account of your own");
     }
     let error = command.exec();
-    Err(format!("cannot run {}: {error}", record.package.display()).into())
+    Err(format!("cannot run {}: {error}", package.display()).into())
 }

@@ -45,7 +45,7 @@ pub(crate) fn logs(args: &args::Logs) -> Outcome {
     let mut journalctl = std::process::Command::new("journalctl");
     journalctl.arg("--no-pager").arg(format!("--lines={}", args.lines));
     let names = Names(&record.name);
-    for unit in names.all().into_iter().chain([names.secrets()]) {
+    for unit in names.all().into_iter().chain([names.judge(), names.secrets()]) {
         journalctl.arg(format!("--unit={unit}"));
     }
     if args.follow {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use instances_core::layout::AUTH_ROOT;
-use instances_core::units::Names;
 use instances_sys::files::Root;
-use instances_sys::{auth, installed, systemctl};
+use instances_sys::systemctl::{self, Wait};
+use instances_sys::{auth, installed};
 
 use super::Outcome;
 use crate::args::Name;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Name) -> Outcome {
         .into());
     }
     auth::rotate(Path::new(AUTH_ROOT), name)?;
-    systemctl::run("systemctl", &["try-restart", &Names(name).main()])?;
+    systemctl::renew("systemctl", name, Wait::UntilDone)?;
     out::note(format!("`opencode-instances url {name}` shows the new password"));
     Ok(Exit::Done)
 }

@@ -5,16 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
-use instances_core::units::Names;
 use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Up};
-use instances_sys::secrets::{self, Secret};
+use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
-use instances_sys::systemctl::run;
+use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{NamedFile, Net, Prepare, Renew, Setup};
+use crate::args::{Files, NamedFile, Net, Prepare, Renew, Setup};
 use crate::exit::Exit;
 use crate::out;
 
@@ -39,7 +38,7 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     let home = std::env::var_os("HOME").ok_or("HOME is not set; the setup unit sets it")?;
     let request = Request {
         home: Path::new(&home),
-        plan: args.plan.as_deref(),
+        plan: &args.plan,
         shell: &args.shell,
         path: args.path.clone(),
     };
@@ -51,18 +50,20 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Restarts the server of an instance, if it runs, whenever its secrets have new content.
+/// Restarts the server of an instance, if it runs, whenever its secrets have other content than at its
+/// start.
 pub(crate) fn renew(args: Renew) -> Outcome {
-    let systemctl = args.systemctl.display().to_string();
-    let main = Names(&args.name).main();
+    let program = args.systemctl.display().to_string();
     let secrets = args.secrets.into_iter();
     let secrets = secrets.map(|NamedFile { option, file }| Secret { option, file }).collect();
     let restart = || {
-        run(&systemctl, &["--no-block", "try-restart", &main])
-            .map(drop)
+        systemctl::renew(&program, &args.name, Wait::No)
             .map_err(|error| crate::report::failure(&error))
     };
-    secrets::watch(secrets, restart, &|words| out::note(words))
+    let server = systemctl::invocation(&program, &args.name)?;
+    let directory = std::env::var_os("RUNTIME_DIRECTORY");
+    let memory = Memory { directory: directory.as_ref().map(Path::new), server };
+    Err(secrets::watch(secrets, &memory, restart, &|words| out::note(words)).into())
 }
 
 pub(crate) fn net(command: Net) -> Outcome {
@@ -76,16 +77,17 @@ pub(crate) fn net(command: Net) -> Outcome {
     Ok(Exit::Done)
 }
 
-pub(crate) fn prepare(args: &Prepare) -> Outcome {
+pub(crate) fn judge(args: &Files) -> Outcome {
     for NamedFile { option, file } in &args.secrets {
         trust::secret(option, file)?;
-    }
-    if let Some(file) = &args.password_file {
-        trust::secret("auth.passwordFile", file)?;
     }
     for NamedFile { option, file } in &args.shown {
         trust::shown(option, file)?;
     }
+    Ok(Exit::Done)
+}
+
+pub(crate) fn prepare(args: &Prepare) -> Outcome {
     let groups: Vec<&str> = args.extra_groups.iter().map(String::as_str).collect();
     let account = Account {
         user: &args.user,

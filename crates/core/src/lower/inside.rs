@@ -465,6 +465,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("OPENCODE_CONFIG", SETTINGS),
     ("OPENCODE_CONFIG_CONTENT", SETTINGS),
     ("OPENCODE_CONFIG_DIR", "use `agents`, `commands`, `skills`, `plugins` and `settings`"),
+    ("OPENCODE_DB", "by its database setup knows a state that is in use"),
     ("OPENCODE_DISABLE_PROJECT_CONFIG", "use `trustProject`"),
     ("OPENCODE_PASSWORD", "use `auth.passwordFile`"),
     ("OPENCODE_PERMISSION", "use `enforcedSettings.permission`"),

@@ -497,6 +497,7 @@ mod tests {
         let cases: &[(&str, &str)] = &[
             ("environment.HOME = \"/x\"", "E0220"),
             ("environment.OPENCODE_PERMISSION = \"{}\"", "E0220"),
+            ("environment.OPENCODE_DB = \"/srv/a/sessions.db\"", "E0220"),
             ("environment.LISTEN_FDS = 1", "E0220"),
             ("environment.BUN_INSPECT = 1", "E0220"),
             ("environment.\"A B\" = 1", "E0219"),

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `opencode-NAME.service` | the instance's user | the server; its process 1 is the supervisor |
 //! | `opencode-setup@NAME.service` | the instance's user | initialises an empty HOME, keeps the links in it |
+//! | `opencode-judge@NAME.service` | root, without capabilities | judges the operator's files |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
 //! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
@@ -11,6 +12,7 @@
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
 
 mod environment;
+mod judge;
 mod listen;
 mod main;
 mod net;
@@ -74,6 +76,11 @@ impl Names<'_> {
         format!("opencode-secrets@{}.service", self.0)
     }
 
+    /// `opencode-judge@NAME.service`, with files of the operator's.
+    pub fn judge(self) -> String {
+        format!("opencode-judge@{}.service", self.0)
+    }
+
     /// Every unit that is on every host, in the order in which they stop.
     pub fn all(self) -> [String; 5] {
         [self.socket(), self.proxy(), self.main(), self.setup(), self.net()]
@@ -114,9 +121,10 @@ pub(crate) const NO_GENERATION: &str = "0000000000000000";
 pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<Unit> {
     let overrides = &instance.unit_overrides;
     let socket = listen::socket(instance, facts);
-    let mut units = Vec::with_capacity(7);
+    let mut units = Vec::with_capacity(8);
     units.extend(switch::endpoint(instance, facts, &socket));
     units.extend(switch::identity(instance, facts));
+    units.extend(judge::unit(instance, facts));
     units.extend(secrets::unit(instance, facts));
     units.extend([
         overrides.main.apply(main::unit(instance, facts)),

@@ -76,8 +76,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(switch::namespace(instance, facts))
 }
 
-/// Accounts that have names inside, and the password if one is to be made. The operator's own files,
-/// secrets and others, are judged before the server's unit, which needs this one, hands them over.
+/// Accounts that have names inside, and the password if one is to be made.
 fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
     // passwd(5) cannot hold a colon. Programs go by the variable HOME before they look there.
     let home = Some(instance.state_dir.as_str()).filter(|path| !path.contains(':'));
@@ -104,12 +103,6 @@ fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
     }
     if instance.auth_enable && instance.auth_password_file.is_none() {
         argv.push("--password".into());
-    }
-    for (option, path) in instance.secrets() {
-        argv.extend(["--secret".into(), format!("{option}:{path}").into()]);
-    }
-    for (option, path) in instance.shown_files() {
-        argv.extend(["--shown".into(), format!("{option}:{path}").into()]);
     }
     argv
 }

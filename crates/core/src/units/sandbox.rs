@@ -71,6 +71,14 @@ pub(crate) fn hardening() -> Vec<Entry> {
     ]
 }
 
+/// The same for units that read files of root's, as root without capabilities: the files are its own
+/// to read, and they may lie anywhere.
+pub(crate) fn reading_root() -> impl Iterator<Item = Entry> {
+    let kept =
+        |entry: &Entry| entry.directive != "PrivateUsers" && entry.directive != "ProtectHome";
+    hardening().into_iter().filter(kept)
+}
+
 /// The instance's network namespace, and nothing where that is missing.
 pub(crate) fn namespace(names: Names<'_>) -> [Entry; 2] {
     [

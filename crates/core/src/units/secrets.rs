@@ -4,7 +4,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, description, sandbox};
+use crate::units::{Names, SLICE, description, sandbox, switch};
 
 /// Whether there is something to look at.
 pub(super) fn is_watched(instance: &Instance) -> bool {
@@ -29,10 +29,6 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             Value::words([names.main()]),
             "no change comes between the first look and the server's reading",
         );
-    let hardening = sandbox::hardening().into_iter().filter(|entry| {
-        // Root's files are its own to read, and they may lie anywhere.
-        entry.directive != "PrivateUsers" && entry.directive != "ProtectHome"
-    });
     let service = Section::new("Service")
         .set("Type", Value::word("notify"))
         .set("NotifyAccess", Value::word("main"))
@@ -40,6 +36,13 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("Restart", Value::word("on-failure"))
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-secrets@{}", instance.name)]))
+        .set_why(
+            "RuntimeDirectory",
+            Value::words([format!("opencode-secrets@{}", instance.name)]),
+            "digests of what the server was started with, for a start of this unit alone",
+        )
+        .set("RuntimeDirectoryMode", Value::word("0700"))
+        .set("RuntimeDirectoryPreserve", Value::word("restart"))
         .set("PrivateNetwork", Value::Yes)
         .set_why(
             "RestrictAddressFamilies",
@@ -47,7 +50,8 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             "systemd's own sockets; this is root without any capability",
         )
         .set("ProtectHome", Value::word("read-only"))
-        .extend(hardening);
+        .extend(sandbox::reading_root())
+        .extend(switch::watcher(facts));
     Some(Unit { name: names.secrets(), sections: vec![unit, service] })
 }
 

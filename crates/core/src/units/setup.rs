@@ -7,14 +7,20 @@ use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, environment};
+use crate::units::{Names, SLICE, description, environment, judge};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
+    let judge = judge::is_needed(instance).then(|| {
+        let line = |directive| Entry::new(directive, Value::words([names.judge()]));
+        let why = "before this unit reads the variables of one, and the server all the others";
+        [line("Requires").because(why), line("After")]
+    });
     let unit = Section::new("Unit")
         .set("Description", description("Setup", &instance.name))
         .set("Requires", Value::words([names.net()]))
         .set("After", Value::words([names.net()]))
+        .extend(judge.into_iter().flatten())
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
         .set_why(
             "StartLimitIntervalSec",

@@ -39,6 +39,12 @@ pub(crate) fn namespace(instance: &Instance, facts: &HostFacts) -> Option<Entry>
     })
 }
 
+/// How a switch treats the watcher of secrets that changed, with or without its server.
+pub(crate) fn watcher(facts: &HostFacts) -> Option<Entry> {
+    let why = "a stop would forget what the server was started with";
+    facts.nixos.as_ref().map(|_| entry("X-StopIfChanged", Value::word("false"), why))
+}
+
 fn restarts() -> Entry {
     let why = "a client that connects between a stop and a start would start the old unit again";
     entry("X-StopIfChanged", Value::word("false"), why)

@@ -311,7 +311,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "auth.passwordFile", "/run/secrets/blue"),
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
-                  +setup@blue +blue",
+                  +judge@blue +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -484,6 +484,27 @@ pub(crate) const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        name: "another secret, watched",
+        before: watched,
+        change: another_secret,
+        decides: "restart blue secrets@blue",
+        happens: "-secrets@blue -blue +judge@blue +setup@blue +secrets@blue +blue",
+        agent: Some(Became::Again),
+        ..NOTHING
+    },
+    Row {
+        // A stop would have it forget what the server that goes on was started with.
+        name: "another secret, watched, of a server that stays",
+        before: |fleet| {
+            watched(fleet);
+            stays(fleet);
+        },
+        change: another_secret,
+        decides: "skip blue; restart secrets@blue",
+        happens: "-secrets@blue +secrets@blue",
+        ..NOTHING
+    },
+    Row {
         name: "restartOnSwitch on again",
         before: stays,
         change: |fleet| fleet.set("blue", "restartOnSwitch", true),
@@ -583,6 +604,15 @@ fn path(fleet: &mut Fleet) {
 
 fn stays(fleet: &mut Fleet) {
     fleet.set("blue", "restartOnSwitch", false);
+}
+
+fn watched(fleet: &mut Fleet) {
+    fleet.set("blue", "environmentFile", "/run/secrets/blue.env");
+    fleet.set("blue", "restartOnSecretChange", true);
+}
+
+fn another_secret(fleet: &mut Fleet) {
+    fleet.set("blue", "environmentFile", "/run/secrets/other.env");
 }
 
 fn by_hand(fleet: &mut Fleet) {

@@ -129,7 +129,8 @@ fn tools(machine: &Machine) {
 }
 
 fn refused_names(machine: &Machine) {
-    for name in ["HOME", "PATH", "XDG_DATA_HOME", "OPENCODE_CONFIG", "OPENCODE_SERVER_PASSWORD"] {
+    let names = ["HOME", "PATH", "XDG_DATA_HOME", "OPENCODE_CONFIG", "OPENCODE_DB"];
+    for name in names.into_iter().chain(["OPENCODE_SERVER_PASSWORD"]) {
         let spec = format!("{}[instances.light.environment]\n{name} = \"/tmp\"\n", spec());
         machine.put("/root/refused.toml", spec, 0o644).unwrap();
         for command in ["check /root/refused.toml", "apply /root/refused.toml"] {

@@ -173,7 +173,7 @@ fn a_password_file_that_changes(machine: &Machine) {
     let found = status(machine, "third");
     assert!(found["reason"].as_str().unwrap().contains(reason), "{found}");
     assert_ne!(found["state"], "running", "{found}");
-    let log = sh(machine, "journalctl --boot --unit=opencode-net@third.service");
+    let log = sh(machine, "journalctl --boot --unit=opencode-judge@third.service");
     assert!(log.contains(reason), "{log}");
     let output = engine(machine, "url third");
     assert!(output.stderr.contains(reason) && output.stdout.is_empty(), "{output}");
@@ -181,8 +181,28 @@ fn a_password_file_that_changes(machine: &Machine) {
     sh(machine, "ln -sfn secrets.d/1 /run/secrets");
     done(machine, "start third");
     wait_until_served(machine, "third", SOON);
+    however_it_starts(machine, file);
     apply(machine, &spec(&[WEBSITE, LOCK]));
     sh(machine, "rm -r /run/secrets /run/secrets.d /srv/way /srv/website/third");
+}
+
+/// A start that systemd alone is asked for, and one that nobody asks for, hand over nothing either.
+fn however_it_starts(machine: &Machine, file: &str) {
+    let main = "opencode-third.service";
+    let reason = "can be read by everybody (mode 0444); chmod o= /run/secrets.d/1/third";
+    for again in [format!("! systemctl restart {main}"), format!("systemctl kill -s KILL {main}")] {
+        sh(machine, &format!("chmod 444 {file}; {again}"));
+        let says_why = |machine: &Machine| {
+            let found = status(machine, "third");
+            Ok(found["state"] != "running" && found["reason"].as_str().unwrap().contains(reason))
+        };
+        machine.wait_until("it stays down, and says why", SOON, says_why).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(pid(machine, "third"), 0);
+        sh(machine, &format!("chmod 400 {file}"));
+        done(machine, "start third");
+        wait_until_served(machine, "third", SOON);
+    }
 }
 
 /// Runs the engine's command, which must not wait for anybody.

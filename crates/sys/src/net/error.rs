@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::shell;
+
 /// Why a namespace is not up; in every case the policy that was in force still is.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -21,7 +23,7 @@ pub enum Error {
     /// Whoever can write the rules decides what the sandbox lets through.
     #[error(
         "the rules in {path} can be changed by others than root (owner {owner}, mode {mode:o}); \
-         run: chown root {path} && chmod go-w {path}"
+         run: chown root {word} && chmod go-w {word}", word = shell::word(.path)
     )]
     LooseRules {
         /// The rules.
@@ -42,7 +44,8 @@ pub enum Error {
     },
     /// `nft` refused the rules, or could not list them.
     #[error(
-        "nft {action} failed for {rules} ({status}): {stderr}; check them with: nft -c -f {rules}"
+        "nft {action} failed for {rules} ({status}): {stderr}; check them with: nft -c -f {}",
+        shell::word(.rules)
     )]
     Nft {
         /// What it was asked to do.
@@ -111,7 +114,10 @@ pub enum Error {
         remedy: String,
     },
     /// Loading the policy there would cut off the host.
-    #[error("{path} is the host's own network namespace; remove it: umount {path} && rm {path}")]
+    #[error(
+        "{path} is the host's own network namespace; remove it: umount {word} && rm {word}",
+        word = shell::word(.path)
+    )]
     HostNamespace {
         /// The place of the pin.
         path: PathBuf,

@@ -13,6 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
 
 use super::{Error, Step, Teardown, namespace};
+use crate::shell;
 
 /// The file system that namespaces live on: `NSFS_MAGIC`.
 const NSFS: u64 = 0x6e73_6673;
@@ -61,7 +62,7 @@ impl Place {
 
     fn foreign(&self, what: &'static str, remedy: &str) -> Error {
         let path = self.path();
-        let remedy = format!("{remedy} {}", path.display());
+        let remedy = format!("{remedy} {}", shell::word(&path));
         Error::Foreign { path, what, remedy }
     }
 

@@ -7,6 +7,7 @@ use rustix::fs::{self, Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Error;
+use crate::shell;
 
 /// An open directory that the user can use.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Directory {
         let unusable = |what, remedy: &str| Error::Unusable {
             path: self.path.clone(),
             what,
-            remedy: format!("{remedy} {}", self.path.display()),
+            remedy: format!("{remedy} {}", shell::word(&self.path)),
         };
         let stat = fs::fstat(&self.fd).map_err(|errno| Error::io("look at", &self.path, errno))?;
         let user = rustix::process::geteuid().as_raw();

@@ -6,9 +6,9 @@
 //!
 //! | state | what happens |
 //! |---|---|
-//! | nothing noted, and no database of opencode's | `preInitScript`, directories, links, `postInitScript`, noted |
+//! | nothing noted, and no session of a server's | `preInitScript`, directories, links, `postInitScript`, noted |
 //! | noted as begun | the same, from its start: an earlier run did not come to its end |
-//! | nothing noted, and a database | noted: a server has used it before there were notes |
+//! | nothing noted, and sessions of a server's | noted: one has used it before there were notes |
 //! | noted as initialised | links |
 
 mod directory;
@@ -22,17 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use instances_core::config::{SCRIPTS, SETUP_VERSION, SetupPlan};
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, Dir, Mode, OFlags};
 use thiserror::Error;
 
-use crate::environment;
 use crate::notify::Notifier;
+use crate::{environment, shell};
 use directory::Directory;
 use note::State;
 
-/// The database by which a HOME is known that a server has used.
-const DATABASE: &str = "opencode.db";
-/// Where that lies.
+/// Where a server keeps its sessions, by which a HOME is known that one has used.
 const DATA: &[&str] = &[".local", "share", "opencode"];
 
 /// What is made below HOME, by XDG's names.
@@ -44,8 +42,8 @@ const DIRECTORIES: [&[&str]; 4] =
 pub struct Request<'a> {
     /// HOME.
     pub home: &'a Path,
-    /// The plan; the scripts lie beside it. Without one there is nothing to link and no script.
-    pub plan: Option<&'a Path>,
+    /// The plan; the scripts lie beside it.
+    pub plan: &'a Path,
     /// What runs the scripts.
     pub shell: &'a Path,
     /// Prefixes of programs, which go in front of `PATH`, joined by colons.
@@ -67,7 +65,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Something else has the name.
-    #[error("{path} is {what} where {wanted} must be; move it away: mv {path} {path}.old")]
+    #[error(
+        "{path} is {what} where {wanted} must be; move it away: mv {} {}", shell::word(.path),
+        shell::word(old(.path))
+    )]
     InTheWay {
         /// The place.
         path: PathBuf,
@@ -134,6 +135,13 @@ impl Error {
     }
 }
 
+/// The name by which something can stand beside itself.
+fn old(path: &Path) -> PathBuf {
+    let mut old = path.as_os_str().to_owned();
+    old.push(".old");
+    old.into()
+}
+
 /// Brings HOME to where the server can start; `said` takes what an operator may want to know, and
 /// every step by its name before it is taken.
 ///
@@ -141,8 +149,7 @@ impl Error {
 ///
 /// See [`enum@Error`]. What an error or a kill leaves behind is taken up by the next run.
 pub fn run(request: &Request<'_>, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
-    let nothing = SetupPlan { version: SETUP_VERSION, links: Vec::new() };
-    let plan = request.plan.map_or(Ok(nothing), plan)?;
+    let plan = plan(request.plan)?;
     let home = Directory::home(request.home)?;
     match state(&home)? {
         State::Initialised => {
@@ -203,11 +210,24 @@ fn state(home: &Directory) -> Result<State, Error> {
         return Ok(state);
     }
     let Some(data) = home.look(DATA)? else { return Ok(State::Empty) };
-    match fs::statat(data.fd(), DATABASE, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(State::Used),
-        Err(rustix::io::Errno::NOENT) => Ok(State::Empty),
-        Err(errno) => Err(Error::io("look at", &data.path().join(DATABASE), errno)),
+    Ok(if has_sessions(&data)? { State::Used } else { State::Empty })
+}
+
+/// Whether a server of any build has left sessions: `opencode.db`, `opencode-CHANNEL.db` of one that
+/// was built for testers, or the directory that held them before there was a database.
+fn has_sessions(data: &Directory) -> Result<bool, Error> {
+    let failed = |errno| Error::io("list", data.path(), errno);
+    // Opened for its path alone it cannot be listed.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = fs::openat(data.fd(), ".", flags, Mode::empty()).map_err(failed)?;
+    for entry in Dir::new(opened).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_bytes().to_vec();
+        let is_database = name.starts_with(b"opencode") && name.ends_with(b".db");
+        if is_database || (name == b"storage" && data.kind("storage")? == "a directory") {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 /// The engine's own file, which the agent cannot write.

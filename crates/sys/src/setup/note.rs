@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::directory::Directory;
+use crate::shell;
 
 /// Where they lie, below HOME.
 const PLACE: &[&str] = &[".local", "share", "opencode-instances"];
@@ -74,7 +75,7 @@ pub(super) fn load<T: DeserializeOwned>(home: &Directory, name: &str) -> Result<
     let refuse = |what: &str| Error::Note {
         path: path.clone(),
         what: what.to_owned(),
-        remedy: format!("setup starts over without it: rm -r {}", path.display()),
+        remedy: format!("setup starts over without it: rm -r {}", shell::word(&path)),
     };
     // Not blocking: a FIFO there must not hang the start.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -15,7 +15,7 @@ pub(super) fn run(
     said: &dyn Fn(Event<'_>),
 ) -> Result<(), Error> {
     let failed = |how: String| Error::Script { name, how };
-    let Some(script) = request.plan.map(|plan| plan.with_file_name(name)) else { return Ok(()) };
+    let script = request.plan.with_file_name(name);
     match script.try_exists() {
         Ok(true) => {}
         Ok(false) => return Ok(()),

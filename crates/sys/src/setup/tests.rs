@@ -54,7 +54,7 @@ impl Stage {
     fn run_with(&self, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
         let request = Request {
             home: &self.at("home"),
-            plan: Some(&self.at("setup/plan.json")),
+            plan: &self.at("setup/plan.json"),
             shell: Path::new("/bin/bash"),
             path: OsString::new(),
         };
@@ -166,14 +166,30 @@ fn a_script_that_fails_is_named_and_everything_starts_over() {
 
 #[test]
 fn a_home_that_a_server_has_used_is_not_initialised() {
+    for left in ["opencode.db", "opencode-dev.db", "storage/session/x.json"] {
+        let stage = Stage::new();
+        let left = stage.home(".local/share/opencode").join(left);
+        fs::create_dir_all(left.parent().unwrap()).unwrap();
+        fs::write(left, "sessions").unwrap();
+        stage.script("preInitScript", "exit 7");
+        stage.plan(&[("agents/a.md", "/etc/x")]);
+        stage.run().unwrap();
+        assert_eq!(stage.target("agents/a.md").as_deref(), Some("/etc/x"));
+        assert!(!stage.home(".cache").exists());
+    }
+}
+
+#[test]
+fn what_is_no_session_does_not_make_a_home_used() {
     let stage = Stage::new();
-    fs::create_dir_all(stage.home(".local/share/opencode")).unwrap();
-    fs::write(stage.home(".local/share/opencode/opencode.db"), "sessions").unwrap();
-    stage.script("preInitScript", "exit 7");
-    stage.plan(&[("agents/a.md", "/etc/x")]);
+    let data = stage.home(".local/share/opencode");
+    fs::create_dir_all(data.join("log")).unwrap();
+    for name in ["auth.json", "opencode.db-wal", "my.db", "storage"] {
+        fs::write(data.join(name), "").unwrap();
+    }
+    stage.script("preInitScript", "touch initialised");
     stage.run().unwrap();
-    assert_eq!(stage.target("agents/a.md").as_deref(), Some("/etc/x"));
-    assert!(!stage.home(".cache").exists());
+    assert!(stage.home("initialised").exists());
 }
 
 #[test]
@@ -464,12 +480,8 @@ fn a_home_that_is_none_is_refused() {
     let stage = Stage::new();
     let run = |home: &Path| {
         let plan = stage.at("setup/plan.json");
-        let request = Request {
-            home,
-            plan: Some(&plan),
-            shell: Path::new("/bin/bash"),
-            path: OsString::new(),
-        };
+        let request =
+            Request { home, plan: &plan, shell: Path::new("/bin/bash"), path: OsString::new() };
         run(&request, &|_| {}).map_err(|error| error.to_string())
     };
     assert!(run(&stage.at("gone")).is_err());

@@ -30,6 +30,7 @@ use relay::Relay;
 use session::Session;
 
 use crate::notify::Notifier;
+use crate::shell;
 
 /// Runs the server until it ends or a signal asks for the end.
 ///
@@ -100,7 +101,8 @@ fn enter(directory: &str) -> Result<(), String> {
         let user = std::env::var("USER").unwrap_or_else(|_| "USER".to_owned());
         format!(
             "the user {user} cannot enter the project directory {directory} ({error}); run: \
-             setfacl -m u:{user}:rwX {directory}"
+             setfacl -m u:{user}:rwX {}",
+            shell::word(directory)
         )
     })
 }
