@@ -28,6 +28,11 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             "what decrypts secrets late may be ordered before that one, which is always there",
         )
         .set_why(
+            "Before",
+            Value::words([names.main()]),
+            "a restart of the server is to be past its stop: before that, systemd lets no failure end it",
+        )
+        .set_why(
             "StartLimitIntervalSec",
             Value::Number(0),
             "it runs before each start of the server, whose own limit is the one to tell of",

@@ -190,7 +190,9 @@ fn a_password_file_that_changes(machine: &Machine) {
 fn however_it_starts(machine: &Machine, file: &str) {
     let main = "opencode-third.service";
     let reason = "can be read by everybody (mode 0444); chmod o= /run/secrets.d/1/third";
-    for again in [format!("! systemctl restart {main}"), format!("systemctl kill -s KILL {main}")] {
+    let restart = format!("! systemctl restart {main}");
+    let kill = format!("systemctl kill -s KILL {main}");
+    for again in [&restart, &kill, &restart, &kill] {
         sh(machine, &format!("chmod 444 {file}; {again}"));
         let says_why = |machine: &Machine| {
             let found = status(machine, "third");
