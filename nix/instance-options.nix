@@ -147,6 +147,30 @@ let
     descriptionClass = "conjunction";
   };
 
+  range = types.submodule {
+    options = {
+      cidr = mkOption {
+        type = types.str;
+        description = "The range.";
+      };
+      ports = mkOption {
+        type = types.listOf (types.either types.port types.str);
+        default = [ ];
+        description = "Ports and ranges of ports; none for all.";
+      };
+      protocol = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "tcp"
+            "udp"
+          ]
+        );
+        default = null;
+        description = "The protocol; null for both, or for everything where no port is said.";
+      };
+    };
+  };
+
   # The options that are the same for every instance.
   shared = {
     enable = inherited "enable" (mkOption {
@@ -407,6 +431,84 @@ let
         nothing.
       '';
     });
+    network = {
+      outbound = {
+        policy = inherited "network.outbound.policy" (mkOption {
+          type = types.enum [
+            "internet"
+            "allow-list"
+            "none"
+            "unrestricted"
+          ];
+          default = "internet";
+          example = "allow-list";
+          description = ''
+            How far the agent reaches. `internet`: everything that is globally routable, and never
+            private networks, the local network, clouds' metadata services, the host or other
+            instances. `allow-list`: what {option}`network.outbound.allowCidrs` lists. `none`:
+            nothing, there is no link. `unrestricted`: everything but the host and other instances.
+            What is refused is refused at once, and {command}`opencode-instances blocked <name>` shows
+            it. A change takes effect without a restart.
+          '';
+        });
+        allowCidrs = inherited "network.outbound.allowCidrs" (mkOption {
+          type = types.listOf (types.either types.str range);
+          default = [ ];
+          example = [ "192.168.1.20/32" ];
+          description = ''
+            Address ranges that the agent reaches: with `allow-list` these alone, with `internet`
+            these too, such as one machine of the local network. An entry is a range, or
+            `{ cidr, ports, protocol }` with ports, ranges of ports as strings, and `tcp` or `udp`,
+            where either may be missing. The host's own addresses stay refused.
+          '';
+        });
+      };
+      dns = {
+        policy = inherited "network.dns.policy" (mkOption {
+          type = types.nullOr (types.enum [
+            "open"
+            "names"
+          ]);
+          default = null;
+          example = "names";
+          description = ''
+            Which names the agent resolves: with `open` all of them, with `names` those of
+            {option}`network.dns.allowNames`. A resolver that forwards any name is a way out, so that
+            the default follows the policy. With `none` there is no resolver.
+          '';
+        });
+        allowNames = inherited "network.dns.allowNames" (mkOption {
+          type = types.listOf types.str;
+          default = [ ];
+          example = [
+            "api.anthropic.com"
+            "*.example.org"
+          ];
+          description = ''
+            The names that are resolved where {option}`network.dns.policy` is `names`. `*.example.org`
+            stands for all names below `example.org`, and not for that one.
+          '';
+        });
+      };
+      hostPorts = inherited "network.hostPorts" (mkOption {
+        type = types.listOf types.port;
+        default = [ ];
+        example = [ 11434 ];
+        description = ''
+          TCP ports of the host's loopback that appear on the agent's own, such as that of a local
+          model server. Nothing else of the host can be reached.
+        '';
+      });
+      pool = inherited "network.pool" (mkOption {
+        type = types.str;
+        default = "10.219.0.0/16";
+        example = "172.30.0.0/16";
+        description = ''
+          The private IPv4 network that the links between host and instances take their addresses
+          from, the same for all instances.
+        '';
+      });
+    };
     logLevel = inherited "logLevel" (mkOption {
       type = types.enum [
         "DEBUG"

@@ -34,7 +34,7 @@ enum Chore {
     },
     /// Measure, and print ratios to a baseline of the same run
     Bench {
-        /// How often an instance and a bare server are started in turn
+        /// How often an instance and its baseline are measured in turn
         #[arg(long, default_value_t = 9)]
         rounds: usize,
         /// Measure this part alone

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use instances_lab::progress::{during, say};
-use instances_lab::{Forward, Image, Machine, Options, Release, fleet, install, place};
+use instances_lab::{Forward, Image, Internet, Machine, Options, Release, fleet, install, place};
 
 use crate::engine;
 use table::Row;
@@ -22,11 +22,13 @@ const INSTANCES: [(&str, &str, u16); 2] =
 /// How long both may take from their start to their first answer.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The highest score of `systemd-analyze security` that is accepted, for each unit of an instance.
-const EXPOSURE: [(&str, f32); 4] = [
+const EXPOSURE: [(&str, f32); 6] = [
     ("opencode-website.service", 0.7),
     ("opencode-setup@website.service", 0.7),
     ("opencode-listen@website.service", 0.7),
     ("opencode-net@website.service", 4.3),
+    ("opencode-dns@website.service", 1.0),
+    ("opencode-events@website.service", 0.7),
 ];
 
 /// How many rows of the tables were as they should be, and how many were not.
@@ -65,7 +67,8 @@ fn show(image: &Image) -> Result<(Machine, Count)> {
     let spec = fs::read(&spec).with_context(|| format!("cannot read {}", spec.display()))?;
     say("Booting a machine: Debian 13 with its own systemd, in memory.");
     let machine = Machine::boot(image, &Options::new().name("demo").engine())?;
-    probes::furnish(&machine)?;
+    let mut internet = Internet::attach(&machine, false)?;
+    probes::furnish(&machine, &mut internet)?;
     machine.put(fleet::SPEC, spec, 0o644)?;
     during("opencode-instances apply: starts two real servers", || {
         machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()
@@ -85,6 +88,7 @@ fn show(image: &Image) -> Result<(Machine, Count)> {
     for row in servers.iter().chain(&reach).chain(&exposure) {
         *(if row.good { &mut count.good } else { &mut count.bad }) += 1;
     }
+    drop(internet);
     Ok((machine, count))
 }
 

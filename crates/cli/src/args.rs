@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use instances_core::spec::InstanceName;
+use ipnet::Ipv4Net;
 
 /// What the exit statuses mean; they are an interface.
 pub(crate) const STATUSES: &str =
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Restart(Names),
     /// Show the journal of an instance's units
     Logs(Logs),
+    /// Show what instances tried to reach and were refused, and what to add to allow it
+    Blocked(Blocked),
+    /// Show what an instance may reach, and whether that is in force
+    Net(Net),
     /// Show the address of an instance with its password
     Url(Url),
     /// Open opencode's own terminal interface on an instance
@@ -70,6 +75,13 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<std::ffi::OsString>,
     },
+    /// Tell which packets of an instance are refused [called by units]
+    #[command(hide = true)]
+    Events {
+        /// `NAME --policy POLICY`, which the reader reads itself
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
     /// Initialise an empty HOME and keep the links in it [called by units]
     #[command(hide = true)]
     Setup(Setup),
@@ -79,9 +91,15 @@ pub(crate) enum Command {
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
     Renew(Renew),
-    /// Make or remove an instance's network namespace [called by units]
-    #[command(hide = true, subcommand)]
-    Net(Net),
+    /// Resolve names for an instance, within its policy [called by units]
+    #[command(hide = true)]
+    Dns {
+        /// The instance
+        name: InstanceName,
+        /// Its network, as JSON; read again at SIGHUP
+        #[arg(long)]
+        network: PathBuf,
+    },
     /// Write an instance's accounts and password [called by units]
     #[command(hide = true)]
     Prepare(Prepare),
@@ -214,6 +232,24 @@ pub(crate) struct Logs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Blocked {
+    /// The instance; all of them when none is named
+    pub(crate) name: Option<String>,
+    /// Only what was refused since then, as journalctl reads it: "-1h", "today", "2026-01-31 12:00"
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Print each record, and go on with what comes
+    #[arg(long, short, conflicts_with = "suggest")]
+    pub(crate) follow: bool,
+    /// Print what to add to the specification
+    #[arg(long)]
+    pub(crate) suggest: bool,
+    /// Print one JSON object; with --follow one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Url {
     /// The instance
     pub(crate) name: String,
@@ -269,9 +305,25 @@ pub(crate) enum Shell {
     Zsh,
 }
 
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
+#[command(override_usage = "opencode-instances net [OPTIONS] <NAME>")]
+pub(crate) struct Net {
+    /// The instance; after `--` if it is called `up` or `down`
+    #[arg(required = true)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+    #[command(subcommand)]
+    pub(crate) change: Option<NetChange>,
+}
+
+/// What the namespace's unit calls.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Net {
-    /// Make the namespace, load the policy, pin the namespace
+pub(crate) enum NetChange {
+    /// Make the namespace, load the policy, pin the namespace, link it
+    #[command(hide = true)]
     Up {
         /// The instance
         name: InstanceName,
@@ -281,11 +333,32 @@ pub(crate) enum Net {
         /// The nft program
         #[arg(long)]
         nft: PathBuf,
+        /// What the instance may reach: whether there is a link, and which ways it needs; without
+        /// this, a link that is there goes
+        #[arg(long, requires = "pool", value_name = "FILE")]
+        network: Option<PathBuf>,
+        /// What the addresses of links are taken from
+        #[arg(long, requires = "network", value_name = "CIDR")]
+        pool: Option<Ipv4Net>,
     },
-    /// Remove the namespace
+    /// Remove the link and the namespace
+    #[command(hide = true)]
     Down {
         /// The instance
         name: InstanceName,
+        /// The nft program; without it the host's table keeps the link's addresses
+        #[arg(long)]
+        nft: Option<PathBuf>,
+    },
+    /// Keep the host's side of all links as it should be while addresses, routes and rules change
+    #[command(hide = true)]
+    Watch {
+        /// The nft program
+        #[arg(long)]
+        nft: PathBuf,
+        /// The program that talks to systemd
+        #[arg(long)]
+        systemctl: PathBuf,
     },
 }
 

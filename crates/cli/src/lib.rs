@@ -28,11 +28,16 @@ pub fn exit_statuses() -> impl Iterator<Item = (u8, &'static str)> {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    // The supervisor stays resident for an instance's whole life: it starts before anything else is
-    // set up.
+    // These stay resident for an instance's whole life: they start before anything else is set up.
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == "supervise") {
-        return cmd::unit::supervise(words);
+    match words.next() {
+        Some(word) if word == "supervise" => return cmd::unit::supervise(words),
+        Some(word) if word == "events" => return cmd::unit::events(words),
+        _ => {}
+    }
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(exit) = cmd::dns::at_once(&words) {
+        return exit;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -62,6 +67,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Stop(names) => cmd::control::stop(&names),
         Command::Restart(names) => cmd::control::restart(&names),
         Command::Logs(args) => cmd::control::logs(&args),
+        Command::Blocked(args) => cmd::blocked::run(&args),
         Command::Url(args) => cmd::url::run(&args),
         Command::Attach(args) => cmd::attach::run(&args),
         Command::Rotate(args) => cmd::rotate::run(&args),
@@ -71,10 +77,12 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Completions(args) => Ok(cmd::generate::completions(&args)),
         Command::Man => cmd::generate::man(),
         Command::Supervise { rest } => Ok(cmd::unit::supervise_usage(&rest)),
+        Command::Events { rest } => Ok(cmd::unit::events_usage(&rest)),
         Command::Setup(args) => cmd::unit::setup(&args),
         Command::Judge(args) => cmd::unit::judge(&args),
         Command::Renew(args) => cmd::unit::renew(args),
-        Command::Net(net) => cmd::unit::net(net),
+        Command::Net(args) => cmd::net::run(args),
+        Command::Dns { name, network } => cmd::dns::run(&name, &network),
         Command::Prepare(args) => cmd::unit::prepare(&args),
         Command::Nixos => cmd::nixos::run(),
         Command::Terminate { pid } => cmd::unit::terminate(pid),

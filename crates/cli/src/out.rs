@@ -10,6 +10,11 @@ pub(crate) fn line(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
 }
 
+/// A line of a result that may never end; whether anybody still reads it.
+pub(crate) fn go_on(text: impl AsRef<str>) -> bool {
+    writeln!(std::io::stdout().lock(), "{}", text.as_ref()).is_ok()
+}
+
 /// Part of the result, as it is.
 pub(crate) fn raw(bytes: &[u8]) {
     let _ = std::io::stdout().lock().write_all(bytes);

@@ -130,6 +130,34 @@ lost, as in Nix, a list of tables with one key each keeps it."
     PathAsText "E0226" "a path where a text is meant"
 "A string is the text itself of an agent, a command, a skill, a plugin or the instructions. The path of a
 file that has it is written as `{ file = PATH }`."
+    BadCidr "E0227" "not an address range"
+"A range is a network's first address, a slash and the length of its prefix, as in `10.0.0.0/8` or
+`2001:db8::/32`; a single address has the length 32 or 128. Names are not resolved: what a name means is
+for whoever answers for it to say."
+    HostBits "E0228" "an address range with bits behind its prefix"
+"`10.1.2.3/8` may mean the network `10.0.0.0/8` or the address `10.1.2.3/32`, and one of the two opens sixteen
+million addresses more than the other."
+    MappedAddress "E0229" "an IPv4 address in IPv6 form"
+"A socket for IPv6 reaches `::ffff:192.0.2.1` as the IPv4 address 192.0.2.1, and no such packet of IPv6 ever
+leaves. An entry in this form would allow nothing."
+    RefusedRange "E0230" "a range that is nowhere outside"
+"Loopback, multicast, broadcast and link-local addresses end at the instance's own link. A service on the
+host's loopback is reached by `network.hostPorts`. The metadata services of clouds, some of which have
+link-local addresses, can be listed one by one."
+    BadPortRange "E0231" "not a port or a range of ports"
+"A port is a number from 1 to 65535; a range is a string with the first and the last port and a hyphen
+between them, as in `8000-8100`."
+    BadProtocol "E0232" "not a protocol with ports"
+"An entry is for TCP, for UDP, or without `protocol` for both. One with neither `ports` nor `protocol` is
+for everything, ICMP among it."
+    BadPolicy "E0233" "not a policy"
+"`network.outbound.policy` says how far an instance reaches, `network.dns.policy` which names it resolves."
+    BadDnsName "E0234" "not a name to resolve"
+"A name is written as DNS has it: labels of letters, digits, hyphens and underscores. `*.example.org`
+stands for every name below `example.org`, and for nothing else."
+    BadPool "E0235" "not a pool for links"
+"Each link takes two addresses of the pool. It is a private IPv4 network that nothing else of the host uses,
+between /8 and /28."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -188,6 +216,17 @@ it refuses to start or to serve the project."
 "`enforcedSettings` and `trustProject = false` rest on a plugin that opencode 1.x loads, and
 `auth.enable = false` on a server that asks for no password: opencode 2 refuses such plugins, and makes a
 password of its own, which it prints to the journal."
+    UnusedAllowList "E0319" "a list that the policy does not look at"
+"With `none` there is no link, and with `unrestricted` nothing has to be listed. A list that is not looked at
+would read as if it held."
+    UnusedNames "E0320" "names that nobody looks at"
+"`network.dns.allowNames` says what is resolved where `network.dns.policy` is `names`, and there is no
+resolver at all where `network.outbound.policy` is `none`."
+    TwoPools "E0321" "two pools for links"
+"The links of all instances are in one pool: the host lets nothing of it leave unchanged."
+    PortOfInstance "E0322" "a port of the host that is an instance's own"
+"An opencode server runs commands for whoever reaches it with its password, and one without a password for
+everybody. No instance gets the listener of another one on its loopback, or its own."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -198,7 +237,8 @@ network and processes stay apart; their project does not."
 user inside its sandbox."
     FirewallByHand "W0404" "a firewall that has to be opened by hand"
 "On NixOS `openFirewall` is `networking.firewall.allowedTCPPorts`. Elsewhere nothing changes the
-host's firewall; where there is none, or it admits the port already, there is nothing to do."
+host's firewall: where firewalld or ufw is active, the finding has the command that opens the port; where
+neither is, or it admits the port already, there is nothing to do. Rules that were loaded in another way are not looked at."
     WeakerSandbox "W0405" "an override that may weaken the sandbox"
 "Directives that set resources, times, restarts and the like are taken without a word. What
 `docs/exposure.md` and `docs/units.md` promise holds only as far as any other one lets it: it may be a
@@ -225,6 +265,16 @@ settings."
     NewOpencode "W0411" "an opencode that was not tested"
 "The flags, paths and variables of opencode 2 are taken from its documents; nothing of it was run. It is
 said to rewrite the database of 1.x in place: keep a copy of the state directory."
+    SpecialRange "W0412" "a range that opens more than the internet"
+"The range is, or holds, addresses with a special purpose: those of a cloud's metadata service, which hands
+out the machine's keys, forms that carry another address, networks behind the host. The policy
+`internet` refuses them unless they are listed."
+    OpenResolver "W0413" "a list of addresses beside a resolver for every name"
+"A resolver that forwards any name is a way out: an agent can put what it knows into the names that it asks
+for, and whoever answers for such a name reads it."
+    Unrestricted "W0414" "an instance that reaches everything"
+"With `unrestricted` an agent reaches whatever the host reaches: its local network, other machines' services, the
+metadata service of a cloud, which hands out keys. Only the host itself and other instances stay closed."
 }
 
 impl Code {

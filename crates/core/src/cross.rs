@@ -34,6 +34,9 @@ pub(crate) struct Places {
     password_file: Origin,
     firewall: Origin,
     nix: Origin,
+    pool: Origin,
+    /// The ports of the host that appear inside, each with its place.
+    host_ports: Vec<Located<i64>>,
 }
 
 impl Places {
@@ -56,6 +59,8 @@ impl Places {
             password_file: or_name(place(raw.auth_password_file.as_ref())),
             firewall: or_name(place(raw.open_firewall.as_ref())),
             nix: or_name(place(raw.nix_enable.as_ref())),
+            pool: or_name(place(raw.network_pool.as_ref())),
+            host_ports: raw.host_ports.iter().flat_map(|list| list.value.clone()).collect(),
         }
     }
 }
@@ -93,6 +98,8 @@ pub(crate) fn judge(placed: &[Placed], diagnostics: &mut Diagnostics) {
     for one in placed {
         contradictions(one, diagnostics);
     }
+    pools(placed, diagnostics);
+    host_ports(placed, diagnostics);
     builds(placed, diagnostics);
     passwords(placed, diagnostics);
     if !placed.iter().any(|one| one.instance.enable) && !diagnostics.has_errors() {
@@ -103,6 +110,53 @@ pub(crate) fn judge(placed: &[Placed], diagnostics: &mut Diagnostics) {
             "nothing to install",
             "add `[instances.NAME]` with a `directory`",
         ));
+    }
+}
+
+/// One pool for the links of all instances: the host's rules are about the pool.
+fn pools(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let mut enabled = placed.iter().filter(|one| one.instance.enable);
+    let Some(first) = enabled.next() else { return };
+    for one in enabled.filter(|one| one.instance.network_pool != first.instance.network_pool) {
+        let (name, pool) = (&one.instance.name, one.instance.network_pool);
+        let (other, theirs) = (&first.instance.name, first.instance.network_pool);
+        diagnostics.push(
+            Diagnostic::new(
+                Code::TwoPools,
+                &one.at.pool,
+                format!("`{name}` and `{other}` have different pools"),
+                format!("the pool is {pool} here"),
+                "write `network.pool` once, in `[defaults]`",
+            )
+            .also(&first.at.pool, format!("and {theirs} here")),
+        );
+    }
+}
+
+/// No instance gets the listener of an instance on its loopback.
+fn host_ports(placed: &[Placed], diagnostics: &mut Diagnostics) {
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let enabled = || placed.iter().filter(|one| one.instance.enable);
+    let listeners: HashMap<u16, &Placed> = enabled()
+        .filter(|one| collide(one.instance.listen.ip(), loopback))
+        .map(|one| (one.instance.listen.port(), one))
+        .collect();
+    for one in enabled() {
+        for typed in &one.at.host_ports {
+            let port = u16::try_from(typed.value).ok();
+            let Some(other) = port.and_then(|port| listeners.get(&port)) else { continue };
+            let whose = &other.instance.name;
+            diagnostics.push(
+                Diagnostic::new(
+                    Code::PortOfInstance,
+                    &typed.at,
+                    format!("port {} of the host is the listener of `{whose}`", typed.value),
+                    "the agent would reach an opencode server",
+                    "remove it",
+                )
+                .also(&other.at.listen, "it listens here"),
+            );
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::host_files;
 use crate::plan::{digest, digest_of};
 use crate::spec::{AbsPath, AccountName, Argument, Credential, Instance, InstanceName, Spec};
 use crate::unit::{HEADER, Omitted, Unit};
-use crate::units::{self, NO_GENERATION, Names, TARGET};
+use crate::units::{self, ADDRESSES, NO_GENERATION, Names, TARGET};
 
 /// Where unit files are installed.
 pub const UNIT_DIR: &str = "/etc/systemd/system";
@@ -23,6 +23,8 @@ pub struct Desired {
     pub files: BTreeMap<String, File>,
     /// Every enabled instance.
     pub instances: Vec<Instance>,
+    /// Every instance that is declared and not enabled.
+    pub disabled: Vec<InstanceName>,
     /// What the host's systemd is too old for, by unit.
     pub omitted: BTreeMap<String, Vec<Omitted>>,
 }
@@ -63,6 +65,8 @@ pub enum Effect {
     Restart(String),
     /// The unit is stopped; traffic or another unit starts it again.
     Stop(String),
+    /// A service of the host's reads its configuration anew, if it runs.
+    Reread(String),
     /// The listener (its socket and proxy unit) is closed and opened again.
     Listen(String, String),
 }
@@ -71,7 +75,18 @@ pub enum Effect {
 pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
     let mut desired = Desired::default();
     for unit in units::of_fleet(spec, facts) {
-        desired.unit(&unit, facts, Vec::new());
+        let effects = match unit.name.as_str() {
+            ADDRESSES => vec![Effect::Restart(ADDRESSES.to_owned())],
+            _ => Vec::new(),
+        };
+        desired.unit(&unit, facts, effects);
+    }
+    // On NixOS the configuration says it.
+    if facts.nixos.is_none() {
+        for (path, text, reader) in host_files::unmanaged() {
+            let effects = vec![Effect::Reread(reader.to_owned())];
+            desired.file(path.to_owned(), Content::Text(text), effects);
+        }
     }
     desired.file(
         format!("{UNIT_DIR}/multi-user.target.wants/{TARGET}"),
@@ -81,6 +96,8 @@ pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
     for instance in spec.enabled() {
         desired.instance(instance, facts);
     }
+    let disabled = spec.instances.iter().filter(|instance| !instance.enable);
+    desired.disabled = disabled.map(|instance| instance.name.clone()).collect();
     desired
 }
 
@@ -185,8 +202,10 @@ impl Desired {
 
     fn instance(&mut self, instance: &Instance, facts: &HostFacts) {
         let names = Names(&instance.name);
-        let rules = crate::nft::deny_all(instance.name.as_str());
-        for unit in units::of_instance(instance, facts, &rules) {
+        let rules = crate::nft::namespace_table(instance.name.as_str(), &instance.network);
+        // Names, numbers and words always serialise.
+        let network = serde_json::to_string_pretty(&instance.network).unwrap_or_default() + "\n";
+        for unit in units::of_instance(instance, facts, &rules, &network) {
             let effects = unit_effects(&unit.name, instance);
             self.unit(&unit, facts, effects);
         }
@@ -205,6 +224,9 @@ impl Desired {
         }
         self.restarts(instance);
         self.file(names.rules(), Content::Text(rules), vec![Effect::Reload(names.net())]);
+        // Whether there is a link follows from it, and which names the resolver knows.
+        let reread = vec![Effect::Reload(names.net()), Effect::Restart(names.dns())];
+        self.file(names.network(), Content::Text(network), reread);
         // On NixOS the configuration makes the accounts.
         if let Some(text) = host_files::sysusers(instance).filter(|_| facts.nixos.is_none()) {
             let path = format!("/etc/sysusers.d/opencode-{}.conf", instance.name);
@@ -236,8 +258,27 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
         vec![Effect::Listen(names.socket(), names.proxy())]
     } else if unit == names.proxy() {
         vec![Effect::Stop(names.proxy())]
+    } else if unit == names.events() {
+        vec![Effect::Restart(names.events())]
+    } else if unit == names.dns_socket() {
+        vec![Effect::Listen(names.dns_socket(), names.dns())]
+    } else if unit == names.dns() {
+        vec![Effect::Restart(names.dns())]
+    } else if let Some(port) = host_port(unit, instance) {
+        if unit == names.host_port(port) {
+            vec![Effect::Restart(names.host_port(port))]
+        } else {
+            vec![Effect::Listen(names.host_port_socket(port), names.host_port(port))]
+        }
     } else {
         // The setup unit runs anew before each start of the server.
         Vec::new()
     }
+}
+
+/// The port of the host's whose socket or proxy this unit is.
+fn host_port(unit: &str, instance: &Instance) -> Option<u16> {
+    let names = Names(&instance.name);
+    let mut ports = instance.network.host_ports.iter().copied();
+    ports.find(|port| unit == names.host_port(*port) || unit == names.host_port_socket(*port))
 }

@@ -30,6 +30,9 @@ pub struct HostFacts {
     /// The path of `systemctl`.
     #[serde(default = "systemctl")]
     pub systemctl: AbsPath,
+    /// What opens ports of this host, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
     /// The version of opencode, such as `1.18.33`, by the value of `package`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opencode: BTreeMap<String, String>,
@@ -37,6 +40,31 @@ pub struct HostFacts {
     /// restarts units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nixos: Option<NixOs>,
+}
+
+/// Which program of a host, that is not NixOS, opens ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firewall {
+    /// firewalld, which is active.
+    Firewalld,
+    /// ufw, which is enabled.
+    Ufw,
+    /// Neither of them.
+    Neither,
+}
+
+impl Firewall {
+    /// The command that opens a port now and after each boot.
+    pub fn opening(self, port: u16) -> Option<String> {
+        match self {
+            Self::Firewalld => Some(format!(
+                "firewall-cmd --permanent --add-port={port}/tcp && firewall-cmd --reload"
+            )),
+            Self::Ufw => Some(format!("ufw allow {port}/tcp")),
+            Self::Neither => None,
+        }
+    }
 }
 
 /// A NixOS host, as its configuration says it at build time.
@@ -113,6 +141,7 @@ impl HostFacts {
             shell: AbsPath::literal("/bin/bash"),
             getent: AbsPath::literal("/usr/bin/getent"),
             systemctl: systemctl(),
+            firewall: None,
             opencode: BTreeMap::new(),
             nixos: None,
         }

@@ -14,8 +14,9 @@
 //!   is merged. The guard's own hook runs last, and puts what is enforced last.
 //!
 //! That Bun reads it first rests on a variable that its documents do not name. Where it does not, or
-//! where the server reads its configuration by other functions, the guard does not print its line,
-//! and the supervisor keeps the server down.
+//! where the server reads its own configuration by other functions, the guard does not print its lines,
+//! and the supervisor keeps the server down. That a project's is looked for by the same functions is
+//! what the tests show of 1.18.33.
 
 use serde::Serialize;
 
@@ -27,7 +28,10 @@ pub const FILE: &str = "/etc/opencode/guard.js";
 const URL: &str = "file:///etc/opencode/guard.js";
 /// The variable that has Bun read a file before the program.
 pub const PRELOAD: &str = "BUN_INSPECT_PRELOAD";
-/// The line that it prints; the supervisor waits for it.
+/// The line that it prints when it is read first. It counts before the server listens: until then
+/// no code of a project's can have run, which could print it too.
+pub const FIRST: &str = "opencode-instances: the guard is first";
+/// The line that it prints as a plugin, behind the other.
 pub const LINE: &str = "opencode-instances: the guard is active";
 
 const TEXT: &str = include_str!("guard.js");
@@ -38,6 +42,7 @@ struct Given<'a> {
     hides: bool,
     home: &'a str,
     directory: &'a str,
+    first: &'a str,
     line: &'a str,
     /// What the configuration ends with.
     enforced: &'a Json,
@@ -54,6 +59,7 @@ pub(crate) fn text(instance: &Instance, enforced: &Json) -> String {
         hides: !instance.trust_project,
         home: instance.state_dir.as_str(),
         directory: instance.directory.as_str(),
+        first: FIRST,
         line: LINE,
         enforced,
     };

@@ -1,5 +1,7 @@
-//! Files that are not units: the sandbox's own `/etc`, `sysusers.d` and `tmpfiles.d`.
+//! Files that are not units: the sandbox's own `/etc`, `sysusers.d` and `tmpfiles.d`, and what the host's
+//! network managers are told.
 
+use crate::nft::LINK_PREFIX;
 use crate::spec::Instance;
 use crate::unit::HEADER;
 
@@ -15,8 +17,9 @@ pub(crate) fn sandbox_etc(instance: &Instance) -> [(&'static str, String); 4] {
                 "{HEADER}passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\nservices: files\n"
             ),
         ),
-        // There is no way out of the namespace yet; a resolver at the loopback refuses at once.
-        ("resolv.conf", format!("{HEADER}nameserver 127.0.0.53\noptions timeout:1 attempts:1\n")),
+        // The instance's own resolver; where the policy is `none` nobody is there, and names fail at once.
+        // Programs wait and ask again as they do by themselves: the host's resolvers may be slow.
+        ("resolv.conf", format!("{HEADER}nameserver 127.0.0.53\n")),
         // The project may belong to another user, and git refuses such a repository otherwise.
         (
             "gitconfig",
@@ -28,6 +31,24 @@ pub(crate) fn sandbox_etc(instance: &Instance) -> [(&'static str, String); 4] {
 /// A value of git's configuration. Paths have neither quotes nor backslashes.
 fn git_quoted(text: &str) -> String {
     format!("\"{text}\"")
+}
+
+/// What keeps network managers from the links of instances, to which they would give addresses and routes
+/// of their own: each file with the service that reads it. Of networkd's files the first that matches
+/// counts, of `NetworkManager`'s the last.
+pub(crate) fn unmanaged() -> [(&'static str, String, &'static str); 2] {
+    [
+        (
+            "/etc/systemd/network/05-opencode.network",
+            format!("{HEADER}\n[Match]\nName={LINK_PREFIX}*\n\n[Link]\nUnmanaged=yes\n"),
+            "systemd-networkd.service",
+        ),
+        (
+            "/etc/NetworkManager/conf.d/95-opencode.conf",
+            format!("{HEADER}\n[keyfile]\nunmanaged-devices+=interface-name:{LINK_PREFIX}*\n"),
+            "NetworkManager.service",
+        ),
+    ]
 }
 
 /// `sysusers.d` lines for the accounts that are made with the instance; empty when there are none.

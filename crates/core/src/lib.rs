@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blocked;
 pub mod code;
 pub mod config;
 pub mod content;
@@ -12,6 +13,7 @@ mod cross;
 pub mod desired;
 pub mod diagnostic;
 pub mod dialect;
+pub mod events;
 pub mod facts;
 pub mod guard;
 mod host_files;
@@ -19,6 +21,7 @@ pub mod json;
 mod keys;
 pub mod layout;
 pub mod lower;
+pub mod network;
 pub mod nft;
 pub mod node;
 pub mod opencode;
@@ -27,6 +30,7 @@ pub mod plan;
 mod protected;
 pub mod raw;
 pub mod spec;
+pub mod special;
 pub mod suited;
 pub mod text;
 pub mod unit;

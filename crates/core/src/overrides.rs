@@ -318,7 +318,7 @@ mod tests {
         let text =
             format!("[instances.a]\ndirectory = \"/srv/a\"\nunitOverrides.main = {overrides}\n");
         let (spec, _) = read(&text, Format::Toml).unwrap();
-        let units = of_instance(&spec.instances[0], &HostFacts::default(), "");
+        let units = of_instance(&spec.instances[0], &HostFacts::default(), "", "");
         units.iter().find(|unit| unit.name == "opencode-a.service").unwrap().render(257).0
     }
 

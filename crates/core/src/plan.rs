@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::desired::{Content, Desired, Effect, UNIT_DIR};
-use crate::units::{Names, TARGET};
+use crate::units::{ADDRESSES, Names, TARGET};
 
 /// What the host holds now, as far as a plan depends on it.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +86,8 @@ pub enum Step {
     Accounts(Vec<String>),
     /// `systemd-tmpfiles --create` for these files.
     Directories(Vec<String>),
+    /// Services of the host's read their configuration anew, those that run.
+    Reread(Vec<String>),
     /// Units are reloaded.
     Reload(Vec<String>),
     /// Units are restarted.
@@ -104,6 +106,7 @@ impl fmt::Display for Step {
             Self::ReloadManager => f.write_str("daemon-reload"),
             Self::Accounts(files) => write!(f, "sysusers {}", files.join(" ")),
             Self::Directories(files) => write!(f, "tmpfiles {}", files.join(" ")),
+            Self::Reread(units) => write!(f, "reread {}", units.join(" ")),
             Self::Reload(units) => write!(f, "reload {}", units.join(" ")),
             Self::Restart(units) => write!(f, "restart {}", units.join(" ")),
             Self::Start(units) => write!(f, "start {}", units.join(" ")),
@@ -222,7 +225,7 @@ fn stop_gone(gone: &[String], observed: &Observed, steps: &mut Vec<Step>) {
 fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps: &mut Vec<Step>) {
     let mut stop = BTreeSet::new();
     let (mut reload, mut restart) = (BTreeSet::new(), BTreeSet::new());
-    let (mut accounts, mut directories) = (Vec::new(), Vec::new());
+    let (mut accounts, mut directories, mut reread) = (Vec::new(), Vec::new(), Vec::new());
     let mut manager = false;
     let known = |unit: &str| desired.files.contains_key(&format!("{UNIT_DIR}/{unit}"));
     let runs = |unit: &str| known(unit) && runs(observed, unit);
@@ -236,6 +239,7 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
                 directories.push(file.clone());
             }
             Effect::Manager => manager = true,
+            Effect::Reread(unit) if !desired.files.is_empty() => reread.push(unit.clone()),
             Effect::Reload(unit) if runs(unit) => drop(reload.insert(unit.clone())),
             Effect::Restart(unit) if runs(unit) => drop(restart.insert(unit.clone())),
             Effect::Stop(unit) if runs(unit) => drop(stop.insert(unit.clone())),
@@ -254,6 +258,8 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
         Step::ReloadManager,
         Step::Accounts(accounts),
         Step::Directories(directories),
+        // Before there is a link that they would configure.
+        Step::Reread(reread),
         Step::Reload(list(reload)),
         Step::Restart(list(restart)),
         Step::Start(list(start)),
@@ -263,6 +269,7 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
         Step::Stop(list)
         | Step::Accounts(list)
         | Step::Directories(list)
+        | Step::Reread(list)
         | Step::Reload(list)
         | Step::Restart(list)
         | Step::Start(list) => !list.is_empty(),
@@ -276,8 +283,20 @@ fn start(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
     let mut units: BTreeSet<String> = started
         .flat_map(|instance| [Names(&instance.name).main(), Names(&instance.name).socket()])
         .collect();
+    // What came to a namespace that is there already: a policy that has a resolver by now.
+    let present = desired.instances.iter().filter(|instance| {
+        observed.units.get(&Names(&instance.name).net()) == Some(&Activity::Active)
+    });
+    units.extend(present.flat_map(|instance| {
+        let names = Names(&instance.name);
+        let dns = instance.network.has_dns().then(|| [names.dns_socket(), names.dns()]);
+        let ports = instance.network.host_ports.iter();
+        let sockets = ports.map(move |port| names.host_port_socket(*port));
+        let target = (!instance.network.host_ports.is_empty()).then(|| names.host_ports());
+        dns.into_iter().flatten().chain(target).chain(sockets).chain([names.events()])
+    }));
     if !desired.files.is_empty() {
-        units.insert(TARGET.to_owned());
+        units.extend([TARGET, ADDRESSES].map(str::to_owned));
     }
     units.retain(|unit| observed.units.get(unit) != Some(&Activity::Active));
     units
@@ -345,7 +364,8 @@ mod tests {
             [
                 "daemon-reload",
                 "sysusers /etc/sysusers.d/opencode-a.conf /etc/sysusers.d/opencode-b.conf",
-                "start opencode-a.service opencode-b.service opencode-listen@a.socket \
+                "reread NetworkManager.service systemd-networkd.service",
+                "start opencode-a.service opencode-b.service opencode-host@addresses.service opencode-listen@a.socket \
              opencode-listen@b.socket opencode.target",
             ]
         );
@@ -391,13 +411,35 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_the_host_comes_and_goes_beside_the_agent() {
+        let before = want(TWO);
+        let ports = "[instances.a]\nnetwork.hostPorts = [11434]\n";
+        let after = want(&TWO.replacen("[instances.a]\n", ports, 1));
+        assert_eq!(
+            unit_lines(&after, &settled(&before)),
+            [
+                "daemon-reload",
+                "reload opencode-net@a.service",
+                "restart opencode-dns@a.service",
+                "start opencode-hostport@a-11434.socket opencode-hostports@a.target",
+            ]
+        );
+        let back = unit_lines(&before, &settled(&after));
+        let stop = "stop opencode-hostport@a-11434.socket opencode-hostport@a-11434.service \
+            opencode-hostports@a.target";
+        assert_eq!(back.first().map(String::as_str), Some(stop));
+        assert!(!back.iter().any(|line| line.contains("opencode-a.service")), "{back:?}");
+    }
+
+    #[test]
     fn a_removed_instance_stops_before_its_files_go() {
         let before = want(TWO);
         let only_b = TWO.split_at(TWO.find("[instances.b]").unwrap()).1;
         let steps = lines(&want(only_b), &settled(&before));
         assert_eq!(
             steps[0],
-            "stop opencode-listen@a.socket opencode-a.service opencode-listen@a.service \
+            "stop opencode-dns@a.socket opencode-listen@a.socket opencode-a.service \
+            opencode-dns@a.service opencode-events@a.service opencode-listen@a.service \
             opencode-net@a.service"
         );
         assert!(steps.contains(&"remove /etc/systemd/system/opencode-a.service".to_owned()));

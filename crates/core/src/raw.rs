@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
+use crate::network::{DnsPolicy, Policy};
 use crate::node::{Node, Value, join};
 
 /// A value and where it was typed.
@@ -78,6 +79,16 @@ pub enum Kind {
     Content,
     /// Texts or files, by name.
     Contents,
+    /// One of a few words; without one it follows from another option.
+    OptionalOneOf(&'static [&'static str]),
+    /// TCP ports.
+    Ports,
+    /// Address ranges, each alone or with ports and a protocol.
+    Cidrs,
+    /// Names of hosts.
+    HostNames,
+    /// A range of IPv4 addresses.
+    Cidr,
 }
 
 impl Kind {
@@ -86,7 +97,9 @@ impl Kind {
         match self {
             Self::Flag => "boolean".to_owned(),
             Self::Port => "port number".to_owned(),
-            Self::OneOf(words) => format!("one of {}", words.join(", ")),
+            Self::OneOf(words) | Self::OptionalOneOf(words) => {
+                format!("one of {}", words.join(", "))
+            }
             Self::Address => "IP address".to_owned(),
             Self::Path | Self::OptionalPath => "absolute path".to_owned(),
             Self::SecretPath => "absolute path outside the Nix store".to_owned(),
@@ -109,6 +122,12 @@ impl Kind {
             Self::Settings => "table as opencode's own configuration has it".to_owned(),
             Self::Content => "text, or `{ file = PATH }`".to_owned(),
             Self::Contents => "table of texts, or of `{ file = PATH }`".to_owned(),
+            Self::Ports => "list of port numbers".to_owned(),
+            Self::Cidrs => {
+                "list of address ranges, each a string or `{ cidr, ports, protocol }`".to_owned()
+            }
+            Self::HostNames => "list of names, each exact or as `*.example.org`".to_owned(),
+            Self::Cidr => "range of IPv4 addresses".to_owned(),
         }
     }
 }
@@ -134,6 +153,17 @@ pub enum RawContent {
 
 /// Texts or files by their names, as typed, in order.
 pub type RawContents = Vec<(Located<String>, RawContent)>;
+
+/// An entry of a list of address ranges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawCidr {
+    /// The range.
+    pub cidr: Located<String>,
+    /// Ports and ranges of ports.
+    pub ports: Vec<Located<String>>,
+    /// The protocol.
+    pub protocol: Option<Located<String>>,
+}
 
 /// A type that options take.
 trait FromNode: Sized {
@@ -205,6 +235,69 @@ impl FromNode for Vec<Located<String>> {
                 Some(Located { value, at: item.at.clone() })
             })
             .collect()
+    }
+}
+
+impl FromNode for Vec<Located<i64>> {
+    const TYPE: &'static str = "list of integers";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let Value::Array(items) = &node.value else {
+            wrong_type(node, Self::TYPE, "[11434]", diagnostics);
+            return None;
+        };
+        let one = |item: &Node| {
+            let value = i64::from_node(item, diagnostics)?;
+            Some(Located { value, at: item.at.clone() })
+        };
+        items.iter().map(one).collect()
+    }
+}
+
+impl FromNode for Vec<RawCidr> {
+    const TYPE: &'static str = "list of address ranges";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let Value::Array(items) = &node.value else {
+            wrong_type(node, Self::TYPE, "[\"192.0.2.0/24\"]", diagnostics);
+            return None;
+        };
+        items.iter().map(|item| RawCidr::from_node(item, diagnostics)).collect()
+    }
+}
+
+impl FromNode for RawCidr {
+    const TYPE: &'static str = "string or `{ cidr, ports, protocol }`";
+    fn from_node(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const EXAMPLE: &str = "{ cidr = \"192.0.2.0/24\", ports = [443, \"8000-8100\"] }";
+        if let Value::String(text) = &node.value {
+            let cidr = Located { value: text.clone(), at: node.at.clone() };
+            return Some(Self { cidr, ports: Vec::new(), protocol: None });
+        }
+        let (mut cidr, mut ports, mut protocol) = (None, Vec::new(), None);
+        let entries: Vec<_> = entries(node, Self::TYPE, EXAMPLE, diagnostics)?.collect();
+        for (key, value) in entries {
+            let located = |value| Located { value, at: key.at.clone() };
+            match (key.value.as_str(), &value.value) {
+                ("cidr", _) => cidr = Some(located(String::from_node(value, diagnostics)?)),
+                ("protocol", _) => protocol = Some(located(String::from_node(value, diagnostics)?)),
+                ("ports", Value::Array(items)) => {
+                    let text = |item| plain_text(item, "443", diagnostics);
+                    ports = items.iter().map(text).collect::<Option<_>>()?;
+                }
+                ("ports", _) => {
+                    wrong_type(value, "list of ports", "[443, \"8000-8100\"]", diagnostics);
+                    return None;
+                }
+                _ => {
+                    let known = ["cidr", "ports", "protocol"];
+                    unknown_key(&key.value, &key.at, &known, diagnostics);
+                    return None;
+                }
+            }
+        }
+        if cidr.is_none() {
+            wrong_type(node, Self::TYPE, EXAMPLE, diagnostics);
+        }
+        Some(Self { cidr: cidr?, ports, protocol })
     }
 }
 
@@ -456,6 +549,30 @@ options! {
     /// `networking.firewall.allowedTCPPorts`; elsewhere `check` says which command opens it. Refused
     /// with a loopback `listen.address`, where it would do nothing.
     open_firewall: bool, "openFirewall", Kind::Flag, default "false", example "true";
+    /// How far the agent reaches. `internet`: everything that is globally routable, and never private
+    /// networks, the local network, clouds' metadata services, the host or other instances.
+    /// `allow-list`: what `network.outbound.allowCidrs` lists. `none`: nothing, there is no link.
+    /// `unrestricted`: everything but the host and other instances. What is refused is refused at
+    /// once, and `opencode-instances blocked NAME` shows it. A change takes effect without a restart.
+    network_policy: String, "network.outbound.policy", Kind::OneOf(Policy::WORDS), default "\"internet\"", example "\"allow-list\"";
+    /// Address ranges that the agent reaches: with `allow-list` these alone, with `internet` these too,
+    /// such as one machine of the local network. An entry is a range, or `{ cidr, ports, protocol }`
+    /// with ports, ranges of ports as strings, and `tcp` or `udp`, where either may be missing.
+    /// The host's own addresses stay refused.
+    allow_cidrs: Vec<RawCidr>, "network.outbound.allowCidrs", Kind::Cidrs, default "[]", example "[\"192.168.1.20/32\"]";
+    /// Which names the agent resolves: with `open` all of them, with `names` those of
+    /// `network.dns.allowNames`. A resolver that forwards any name is a way out, so that the default
+    /// follows the policy. With `none` there is no resolver.
+    dns_policy: String, "network.dns.policy", Kind::OptionalOneOf(DnsPolicy::WORDS), default "`open`, and `names` with `allow-list`", example "\"names\"";
+    /// The names that are resolved where `network.dns.policy` is `names`. `*.example.org` stands for all
+    /// names below `example.org`, and not for that one.
+    dns_names: Vec<Located<String>>, "network.dns.allowNames", Kind::HostNames, default "[]", example "[\"api.anthropic.com\", \"*.example.org\"]";
+    /// TCP ports of the host's loopback that appear on the agent's own, such as that of a local model
+    /// server. Nothing else of the host can be reached.
+    host_ports: Vec<Located<i64>>, "network.hostPorts", Kind::Ports, default "[]", example "[11434]";
+    /// The private IPv4 network that the links between host and instances take their addresses from,
+    /// the same for all instances.
+    network_pool: String, "network.pool", Kind::Cidr, default "\"10.219.0.0/16\"", example "\"172.30.0.0/16\"";
     /// How much the server logs.
     log_level: String, "logLevel", Kind::OneOf(LEVELS), default "\"INFO\"", example "\"WARN\"";
     /// Further arguments of `opencode serve`.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::content::{Content, Source};
 use crate::json::Json;
 use crate::layout::{DEFAULT_USERNAME, STATE_ROOT};
+use crate::network::Network;
 pub use crate::overrides::UnitOverrides;
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
 
@@ -98,6 +100,10 @@ pub struct Instance {
     pub listen: SocketAddr,
     /// Whether the host's firewall admits the port.
     pub open_firewall: bool,
+    /// What it reaches.
+    pub network: Network,
+    /// Where the links of all instances take their addresses from.
+    pub network_pool: Ipv4Net,
     /// How much the server logs.
     pub log_level: LogLevel,
     /// Further arguments of `opencode serve`.

@@ -1,7 +1,7 @@
 //! What a legal specification asks of the host that it is for.
 
 use crate::diagnostic::{Code, Diagnostic, Origin};
-use crate::facts::HostFacts;
+use crate::facts::{Firewall, HostFacts};
 use crate::json::Json;
 use crate::opencode;
 use crate::opencode::settings::validate;
@@ -12,7 +12,7 @@ pub fn judge(spec: &Spec, facts: &HostFacts) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for instance in spec.enabled() {
         if facts.nixos.is_none() {
-            found.extend(elsewhere(instance));
+            found.extend(elsewhere(instance, facts));
         }
         found.extend(settings(instance, facts));
         found.extend(generation(instance, facts));
@@ -133,7 +133,7 @@ fn no_model(spec: &Spec, facts: &HostFacts) -> Option<Diagnostic> {
 }
 
 /// On a distribution that is not NixOS.
-fn elsewhere(instance: &Instance) -> Vec<Diagnostic> {
+fn elsewhere(instance: &Instance, facts: &HostFacts) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     if instance.nix_ld_enable {
         found.push(Diagnostic::new(
@@ -145,18 +145,35 @@ fn elsewhere(instance: &Instance) -> Vec<Diagnostic> {
         ));
     }
     if instance.open_firewall {
-        let port = instance.listen.port();
-        found.push(Diagnostic::new(
-            Code::FirewallByHand,
-            &at(instance, "openFirewall"),
-            format!("`openFirewall` of `{}` changes no firewall on this host", instance.name),
-            format!("if a firewall runs here, it decides about port {port}"),
-            format!(
-                "run `firewall-cmd --permanent --add-port={port}/tcp` or `ufw allow {port}/tcp`"
-            ),
-        ));
+        found.push(firewall(instance, facts.firewall));
     }
     found
+}
+
+/// What has to be done, or that nothing has.
+fn firewall(instance: &Instance, firewall: Option<Firewall>) -> Diagnostic {
+    let port = instance.listen.port();
+    let by_hand = |which: Firewall| which.opening(port).unwrap_or_default();
+    let (why, help) = match firewall {
+        Some(Firewall::Neither) => (
+            "neither firewalld nor ufw is active".to_owned(),
+            format!("nothing has to be done, unless other rules of this host guard port {port}"),
+        ),
+        Some(active) => (
+            format!("the active firewall decides about port {port}"),
+            format!("unless it admits the port already, run `{}`", by_hand(active)),
+        ),
+        None => (
+            format!("if a firewall runs there, it decides about port {port}"),
+            format!(
+                "run `{}` or `{}` where one is active",
+                by_hand(Firewall::Firewalld),
+                by_hand(Firewall::Ufw)
+            ),
+        ),
+    };
+    let message = format!("`openFirewall` of `{}` changes no firewall on this host", instance.name);
+    Diagnostic::new(Code::FirewallByHand, &at(instance, "openFirewall"), message, why, help)
 }
 
 #[cfg(test)]
@@ -190,6 +207,26 @@ mod tests {
             assert_eq!(codes(options, &usr), [found]);
             assert_eq!(codes(options, &nixos), [""; 0]);
             assert_eq!(codes(&format!("{options}\nenable = false"), &usr), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_opens_a_port_is_said_to_the_letter() {
+        let text = "[instances.a]\ndirectory = \"/srv/a\"\nconfigFile = \"/etc/opencode/a.json\"\n\
+            openFirewall = true\nlisten = { address = \"::\", port = 4101 }";
+        let (spec, _) = read(text, Format::Toml).unwrap();
+        for (firewall, words) in [
+            (
+                Firewall::Firewalld,
+                "run `firewall-cmd --permanent --add-port=4101/tcp && firewall-cmd --reload`",
+            ),
+            (Firewall::Ufw, "run `ufw allow 4101/tcp`"),
+            (Firewall::Neither, "nothing has to be done"),
+        ] {
+            let facts = HostFacts { firewall: Some(firewall), ..HostFacts::default() };
+            let found = judge(&spec, &facts);
+            let [one] = found.as_slice() else { panic!("{found:?}") };
+            assert!(one.help.contains(words), "{}", one.help);
         }
     }
 

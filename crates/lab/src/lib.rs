@@ -13,6 +13,7 @@ mod collect;
 pub mod fleet;
 mod image;
 pub mod install;
+mod internet;
 mod leader;
 mod machine;
 mod model;
@@ -25,6 +26,7 @@ mod skip;
 
 pub use agent::Agent;
 pub use image::{Image, Release};
+pub use internet::{ADDRESSES, GREETING, HOST, Internet};
 pub use machine::{Machine, Options};
 pub use model::Model;
 pub use reach::Forward;

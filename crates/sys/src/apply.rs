@@ -176,6 +176,7 @@ fn one(root: &Root, desired: &Desired, step: &Step) -> Result<(), Error> {
         Step::Directories(files) => {
             Ok(each(files, |file| systemctl::run("systemd-tmpfiles", &["--create", file]))?)
         }
+        Step::Reread(units) => Ok(each(units, systemctl::reread)?),
         Step::Reload(units) => Ok(systemctl::verb("reload", units)?),
         Step::Restart(units) => Ok(systemctl::verb("restart", units)?),
         Step::Start(units) => Ok(systemctl::verb("start", units)?),
@@ -198,6 +199,7 @@ fn left_over(step: &Step, effects: &BTreeSet<Effect>) -> BTreeSet<Effect> {
         Step::ReloadManager => matches!(effect, Effect::Manager),
         Step::Accounts(_) => matches!(effect, Effect::Accounts(_)),
         Step::Directories(_) => matches!(effect, Effect::Directories(_)),
+        Step::Reread(_) => matches!(effect, Effect::Reread(_)),
         Step::Reload(_) => matches!(effect, Effect::Reload(_)),
         Step::Stop(_) => matches!(effect, Effect::Listen(..) | Effect::Stop(_)),
         _ => false,

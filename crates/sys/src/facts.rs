@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use instances_core::facts::HostFacts;
+use instances_core::facts::{Firewall, HostFacts};
+use instances_core::plan::Activity;
 use instances_core::spec::AbsPath;
 use instances_core::text::Refusal;
 
@@ -48,5 +49,39 @@ pub fn observe() -> Result<HostFacts, Error> {
             *fact = path;
         }
     }
+    facts.firewall = Some(firewall());
     Ok(facts)
+}
+
+/// What opens ports here. A ufw that is installed and not enabled opens and closes none.
+fn firewall() -> Firewall {
+    let firewalld = systemctl::show(&["firewalld.service".to_owned()], &["ActiveState"]);
+    let state = firewalld.iter().flatten().find_map(|unit| unit.get("ActiveState"));
+    if state.is_some_and(|state| systemctl::activity(state) == Activity::Active) {
+        return Firewall::Firewalld;
+    }
+    let settings = std::fs::read_to_string("/etc/ufw/ufw.conf").unwrap_or_default();
+    if is_enabled(&settings) { Firewall::Ufw } else { Firewall::Neither }
+}
+
+/// Whether ufw's settings say so, as ufw itself reads them.
+fn is_enabled(settings: &str) -> bool {
+    let lines = settings.lines().filter_map(|line| line.trim().split_once('='));
+    let mut values = lines.filter(|(name, _)| name.trim().eq_ignore_ascii_case("enabled"));
+    values.next_back().is_some_and(|(_, value)| {
+        value.trim().trim_matches(['"', '\'']).eq_ignore_ascii_case("yes")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_enabled;
+
+    #[test]
+    fn a_ufw_opens_ports_only_when_it_is_enabled() {
+        assert!(is_enabled("# /etc/ufw/ufw.conf\n\nENABLED=yes\nLOGLEVEL=low\n"));
+        for settings in ["", "ENABLED=no\n", "# ENABLED=yes\n", "LOGLEVEL=yes\n"] {
+            assert!(!is_enabled(settings), "{settings}");
+        }
+    }
 }

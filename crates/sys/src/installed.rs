@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use instances_core::desired::{Content, Effect};
 use instances_core::layout::{CONFIG_DIR, DEFAULT_USERNAME};
+use instances_core::network::Network;
 use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root, at};
@@ -144,6 +146,27 @@ impl Record {
             return Err(Error::NoPackage { path });
         }
         Ok(&self.package)
+    }
+
+    /// The network that was declared; none where a record of an older program has none beside it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or understood.
+    pub fn network(&self, root: &Root) -> Result<Option<Network>, Error> {
+        let path = Names(&self.name).network();
+        let Some(text) = root.read(&path)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|source| Error::Corrupt { path, source })
+    }
+
+    /// The units that work beside the server for the declared network.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::network`].
+    pub fn helpers(&self, root: &Root) -> Result<Vec<String>, Error> {
+        let network = self.network(root)?;
+        Ok(network.map(|network| Names(&self.name).helpers(&network)).unwrap_or_default())
     }
 
     /// The operator's secret files, each with the option that names it.

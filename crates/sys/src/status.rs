@@ -10,6 +10,7 @@ use instances_core::layout::AUTH_ROOT;
 use instances_core::units::Names;
 use serde::{Deserialize, Serialize};
 
+use crate::files::Root;
 use crate::http::Login;
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
@@ -83,15 +84,24 @@ const PROPERTIES: &[&str] = &[
 
 /// Looks at every instance of `records`.
 pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
-    let units: Vec<String> = records
+    let host = Root::new("/".as_ref());
+    // What cannot be read of an instance's network is `net NAME`'s to say; the server is seen without.
+    let units: Vec<Vec<String>> = records
         .iter()
-        .flat_map(|record| {
+        .map(|record| {
             let units = Names(&record.name);
-            [units.main(), units.setup(), units.judge(), units.net(), units.socket()]
+            let own = [units.main(), units.setup(), units.judge(), units.net(), units.socket()];
+            own.into_iter().chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();
-    let shown = systemctl::show(&units, PROPERTIES)?;
-    Ok(records.iter().zip(shown.chunks_exact(5)).map(|(one, units)| status(one, units)).collect())
+    let shown = systemctl::show(&units.concat(), PROPERTIES)?;
+    let mut rest = shown.as_slice();
+    let of_each = units.iter().map(|units| {
+        let (own, others) = rest.split_at(units.len().min(rest.len()));
+        rest = others;
+        own
+    });
+    Ok(records.iter().zip(of_each).map(|(one, units)| status(one, units)).collect())
 }
 
 fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
@@ -99,7 +109,7 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
 }
 
 fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, judge, net, socket] = units else { return unknown(record) };
+    let [main, setup, judge, net, socket, helpers @ ..] = units else { return unknown(record) };
     let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
         // The start of the server waits for it.
         State::Stopped | State::Failed if text(setup, "ActiveState") == "activating" => {
@@ -128,14 +138,34 @@ fn status(record: &Record, units: &[Properties]) -> Status {
     if state == State::Running && listening {
         ask(record, &mut status);
     }
+    if let Some(words) = helpers.iter().find_map(broken) {
+        status.reason = joined(words, &status.reason);
+    }
     if state == State::Running && status.pid.is_some_and(|pid| runs_another(record, pid)) {
         status.pending_restart = true;
         let name = &record.name;
         let words = format!("pending restart: `opencode-instances restart {name}`");
-        let reason = std::mem::take(&mut status.reason);
-        status.reason = if reason.is_empty() { words } else { format!("{words}; {reason}") };
+        status.reason = joined(words, &status.reason);
     }
     status
+}
+
+fn joined(words: String, reason: &str) -> String {
+    if reason.is_empty() { words } else { format!("{words}; {reason}") }
+}
+
+/// What is wrong with a unit beside the server; one that systemd starts again and again is never
+/// `failed`.
+fn broken(unit: &Properties) -> Option<String> {
+    let again = text(unit, "SubState").starts_with("auto-restart");
+    let failed = text(unit, "ActiveState") == "failed" || again;
+    let id = text(unit, "Id");
+    let why = || match text(unit, "Result") {
+        // Of a socket.
+        "resources" => "its port cannot be opened".to_owned(),
+        _ => result(unit),
+    };
+    failed.then(|| format!("{id} failed: {}; `journalctl -u {id}` says why", why()))
 }
 
 /// Whether the supervisor was told another generation than the installed one.
@@ -357,6 +387,27 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_beside_the_server_is_named_when_it_failed() {
+        let unit = |active: &str, sub: &str, result: &str| -> Properties {
+            let id = "opencode-dns@web.service";
+            let pairs =
+                [("Id", id), ("ActiveState", active), ("SubState", sub), ("Result", result)];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        };
+        assert_eq!(broken(&unit("active", "running", "success")), None);
+        assert_eq!(broken(&unit("inactive", "dead", "success")), None);
+        for (active, sub, result, words) in [
+            ("failed", "failed", "oom-kill", "out of memory"),
+            ("activating", "auto-restart", "timeout", "timed out"),
+            ("failed", "failed", "resources", "its port cannot be opened"),
+        ] {
+            let said = broken(&unit(active, sub, result)).unwrap();
+            assert!(said.starts_with("opencode-dns@web.service failed: "), "{said}");
+            assert!(said.contains(words) && said.contains("journalctl -u"), "{said}");
+        }
+    }
 
     #[test]
     fn only_an_address_of_this_host_is_ours() {

@@ -156,6 +156,28 @@ pub fn renew(program: &str, name: &InstanceName, wait: Wait) -> Result<(), Error
     run(program, restart.get(from..).unwrap_or_default()).map(drop)
 }
 
+/// Has a service of the host's read its configuration anew, if it runs. networkd is asked itself: the
+/// unit of systemd 252 cannot be reloaded.
+pub fn reread(unit: &str) -> Result<String, Error> {
+    let state = run("systemctl", &["show", "--property=ActiveState", "--value", "--", unit])?;
+    if activity(state.trim()) != Activity::Active {
+        return Ok(String::new());
+    }
+    if unit == "systemd-networkd.service" {
+        return run("networkctl", &["reload"]);
+    }
+    run("systemctl", &["reload", "--", unit])
+}
+
+/// Asks systemd to load the policies of instances anew, and make their links for the host of now. It
+/// does so when it has time; one that is not up is left alone.
+pub fn reload_networks(program: &str, names: &[String]) -> Result<(), Error> {
+    let units = names.iter().map(|name| format!("opencode-net@{name}.service"));
+    let units: Vec<String> = units.collect();
+    let words = ["--no-block", "reload", "--"].into_iter().chain(units.iter().map(String::as_str));
+    run(program, &words.collect::<Vec<_>>()).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,6 +81,24 @@ in
     };
     nix.enable = true;
     nixLd.enable = true;
+    network = {
+      outbound = {
+        policy = "allow-list";
+        allowCidrs = [
+          "192.168.1.20/32"
+          {
+            cidr = "2001:db8::/32";
+            ports = [ 443 ];
+          }
+        ];
+      };
+      dns = {
+        policy = "names";
+        allowNames = [ "*.example.org" ];
+      };
+      hostPorts = [ 11434 ];
+      pool = "172.30.0.0/16";
+    };
     unitOverrides = {
       main.MemoryMax = "8G";
       setup.TimeoutStartSec = 300;

@@ -81,6 +81,39 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = "ERROR";
     other = "DEBUG";
   };
+  "network.dns.allowNames" = {
+    value = [ "example.org" ];
+    other = [ ];
+  };
+  "network.dns.policy" = {
+    value = "names";
+    other = "open";
+  };
+  "network.hostPorts" = {
+    value = [ 11434 ];
+    other = [ ];
+  };
+  "network.outbound.allowCidrs" = {
+    value = [ "192.168.1.20/32" ];
+    other = [
+      {
+        cidr = "192.168.1.0/24";
+        ports = [
+          443
+          "8000-8100"
+        ];
+        protocol = "tcp";
+      }
+    ];
+  };
+  "network.outbound.policy" = {
+    value = "allow-list";
+    other = "none";
+  };
+  "network.pool" = {
+    value = "172.30.0.0/16";
+    other = "10.9.0.0/16";
+  };
   "nix.enable" = {
     value = true;
     other = false;

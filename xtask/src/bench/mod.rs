@@ -3,6 +3,7 @@
 mod evaluation;
 mod growth;
 mod life;
+mod network;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -35,6 +36,8 @@ pub(crate) enum Only {
     Growth,
     /// Start and stop beside a bare server.
     Life,
+    /// Packets through the outbound policy beside a path without rules.
+    Network,
     /// The NixOS module beside the same units written by hand.
     Evaluation,
 }
@@ -48,6 +51,9 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
     }
     if wanted(Only::Life) {
         parts.push(life::measure(rounds)?);
+    }
+    if wanted(Only::Network) {
+        parts.push(network::measure(rounds)?);
     }
     if wanted(Only::Evaluation) {
         parts.extend(evaluation::measure()?);

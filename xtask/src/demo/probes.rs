@@ -3,15 +3,20 @@
 //! Each attempt is first made by the machine's root, where it must succeed: what is not there at
 //! all would prove nothing by being out of reach.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, bail};
-use instances_lab::{Agent, Machine};
+use instances_lab::{Agent, GREETING, Internet, Machine};
 
 use super::table::Row;
 
 /// A text that stands in every file that must stay out of reach.
 const SECRET: &str = "only-for-others-7b1e";
-/// The host's own address in the demonstration.
+/// An address of the host's own in the demonstration, beside the one on its way out.
 const HOST: &str = "192.0.2.1";
+/// A place on the internet, one in a private network, and a cloud's metadata service.
+const PLACES: [&str; 3] = [SITE, "10.1.2.3", "169.254.169.254"];
+const SITE: &str = "1.1.1.1";
 
 /// An attempt.
 struct Probe {
@@ -67,6 +72,9 @@ fn probes() -> Vec<Probe> {
         connect("connect to billing's port", "127.0.0.1:4102", &["onnection refused", "ould not connect"]),
         connect("connect to a loopback port of the host", "127.0.0.1:8080", &["onnection refused", "ould not connect"]),
         connect("connect to the host's own address", "192.0.2.1:8080", &["unreachable", "ould not connect"]),
+        connect("connect to the host's address on the internet", "9.9.0.2:8080", &["unreachable", "ould not connect"]),
+        greeted("connect to a private network", "10.1.2.3"),
+        greeted("connect to a cloud's metadata service", "169.254.169.254"),
         Probe {
             what: "see the host's listener for billing",
             // 4102 in hexadecimal, in a table that shows one network namespace.
@@ -90,8 +98,21 @@ fn probes() -> Vec<Probe> {
     ]
 }
 
+/// Asks a place what it says.
+fn greeting(address: &str) -> String {
+    format!("timeout 5 bash -c 'cat </dev/tcp/{address}/80'")
+}
+
+fn greeted(what: &'static str, address: &str) -> Probe {
+    let refusals = &["No route to host", "Connection refused", "Permission denied"];
+    Probe { what, command: greeting(address), success: GREETING, refusals }
+}
+
 /// Puts into the machine what the probes look for.
-pub(super) fn furnish(machine: &Machine) -> Result<()> {
+pub(super) fn furnish(machine: &Machine, internet: &mut Internet<'_>) -> Result<()> {
+    for place in PLACES {
+        internet.greet(SocketAddr::new(place.parse()?, 80))?;
+    }
     machine
         .sh(&format!(
             "mkdir -p /srv/website /srv/billing /home/alice /usr/local/open
@@ -118,7 +139,7 @@ pub(super) fn website(machine: &Machine) -> Result<Vec<Row>> {
         ))?
         .ok()?;
     let agent = Agent::connect(machine, "website")?;
-    let mut rows = vec![identity(&agent)?, own_project(machine, &agent)?];
+    let mut rows = vec![identity(&agent)?, own_project(machine, &agent)?, internet(&agent)?];
     for probe in probes() {
         let control = machine.run(["/bin/sh", "-c", &probe.command])?;
         let succeeded = |text: &str| text.lines().any(|line| line.trim() == probe.success);
@@ -150,7 +171,14 @@ fn identity(agent: &Agent<'_>) -> Result<Row> {
     Ok(Row { what: "run as a user of its own".to_owned(), came, good })
 }
 
-/// The one thing that must succeed.
+/// What the default policy is for.
+fn internet(agent: &Agent<'_>) -> Result<Row> {
+    let came = agent.shell(&greeting(SITE))?;
+    let good = came.trim() == GREETING;
+    Ok(Row { what: "connect to the internet".to_owned(), came, good })
+}
+
+/// What an agent is there for.
 fn own_project(machine: &Machine, agent: &Agent<'_>) -> Result<Row> {
     let path = "/srv/website/made-by-the-agent.txt";
     let came = agent.shell(&format!("echo hello >{path} && stat -c 'written by %U' {path}"))?;

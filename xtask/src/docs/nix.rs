@@ -156,6 +156,30 @@ let
     descriptionClass = "conjunction";
   };
 
+  range = types.submodule {
+    options = {
+      cidr = mkOption {
+        type = types.str;
+        description = "The range.";
+      };
+      ports = mkOption {
+        type = types.listOf (types.either types.port types.str);
+        default = [ ];
+        description = "Ports and ranges of ports; none for all.";
+      };
+      protocol = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "tcp"
+            "udp"
+          ]
+        );
+        default = null;
+        description = "The protocol; null for both, or for everything where no port is said.";
+      };
+    };
+  };
+
 "#;
 
 pub(super) fn text() -> Result<String> {
@@ -255,10 +279,10 @@ fn r#type(kind: Kind, level: usize) -> String {
         Kind::Packages => "types.listOf (types.either types.package path)".to_owned(),
         Kind::Account => "account".to_owned(),
         Kind::Accounts => "types.listOf account".to_owned(),
-        Kind::Texts => "types.listOf types.str".to_owned(),
+        Kind::Texts | Kind::HostNames => "types.listOf types.str".to_owned(),
         Kind::Directives => "directives".to_owned(),
         Kind::OptionalPath => "types.nullOr types.path".to_owned(),
-        Kind::Username => "types.str".to_owned(),
+        Kind::Username | Kind::Cidr => "types.str".to_owned(),
         Kind::Script => "types.nullOr types.lines".to_owned(),
         Kind::Variables => "types.attrsOf variable".to_owned(),
         Kind::SecretPaths => "types.coercedTo path lib.singleton (types.listOf path)".to_owned(),
@@ -266,11 +290,16 @@ fn r#type(kind: Kind, level: usize) -> String {
         Kind::Settings => "types.attrsOf json".to_owned(),
         Kind::Content => "types.nullOr content".to_owned(),
         Kind::Contents => "types.attrsOf content".to_owned(),
+        Kind::OptionalOneOf(words) => {
+            format!("types.nullOr ({})", r#type(Kind::OneOf(words), level))
+        }
+        Kind::Ports => "types.listOf types.port".to_owned(),
+        Kind::Cidrs => "types.listOf (types.either types.str range)".to_owned(),
     }
 }
 
 fn default(option: &OptionDoc, level: usize) -> Result<String> {
-    if option.default == "none" {
+    if option.default == "none" || matches!(option.kind, Kind::OptionalOneOf(_)) {
         return Ok("null".to_owned());
     }
     let value = parse(option.default)

@@ -80,7 +80,12 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         | Kind::Account
         | Kind::Accounts
         | Kind::Texts
-        | Kind::Username => None,
+        | Kind::Username
+        | Kind::Ports
+        | Kind::HostNames
+        | Kind::Cidr => None,
+        Kind::OptionalOneOf(_) => Some("null or one of these; `null`"),
+        Kind::Cidrs => Some("a list of strings, or of `{ cidr = …; ports = […]; protocol = …; }`"),
     }
 }
 

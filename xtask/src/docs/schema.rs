@@ -68,8 +68,13 @@ fn property(option: &OptionDoc) -> Result<Value> {
     let mut property = match option.kind {
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Port => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
-        Kind::OneOf(words) => json!({ "type": "string", "enum": words }),
-        Kind::Address => json!({ "type": "string" }),
+        Kind::OneOf(words) | Kind::OptionalOneOf(words) => {
+            json!({ "type": "string", "enum": words })
+        }
+        Kind::Address | Kind::Cidr => json!({ "type": "string" }),
+        Kind::Ports => texts(json!({ "type": "integer", "minimum": 1, "maximum": 65535 })),
+        Kind::HostNames => texts(json!({ "type": "string", "minLength": 1 })),
+        Kind::Cidrs => texts(range()),
         Kind::Path | Kind::SecretPath | Kind::Package | Kind::OptionalPath => path,
         Kind::Username => json!({ "type": "string", "minLength": 1, "pattern": "^[^:]*$" }),
         Kind::Script => json!({ "type": "string", "minLength": 1 }),
@@ -122,6 +127,24 @@ fn content(path: &Value) -> Value {
             "additionalProperties": false,
             "properties": { "file": path },
             "required": ["file"],
+        },
+    ] })
+}
+
+/// An address range, alone or with what is allowed of it.
+fn range() -> Value {
+    let cidr = json!({ "type": "string", "pattern": "/[0-9]{1,3}$" });
+    json!({ "anyOf": [
+        cidr,
+        {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "cidr": cidr,
+                "ports": { "type": ["array", "null"], "items": { "type": ["integer", "string"] } },
+                "protocol": { "enum": ["tcp", "udp", null] },
+            },
+            "required": ["cidr"],
         },
     ] })
 }

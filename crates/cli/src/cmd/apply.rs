@@ -1,10 +1,11 @@
 //! `plan`, `apply` and `remove`: the steps from what is to what should be.
 
 use instances_core::plan::Step;
+use instances_core::spec::InstanceName;
 use instances_sys::apply::{self, Receipt};
 use instances_sys::files::Root;
 use instances_sys::installed::{self, Record};
-use instances_sys::trust;
+use instances_sys::{net, trust};
 use serde_json::json;
 
 use super::Outcome;
@@ -60,6 +61,11 @@ pub(crate) fn apply(args: &Apply) -> Outcome {
     let receipt = apply::apply(&root, &desired, &mut narrate)?;
     let exit = close(&root, &receipt)?;
     left_alone(&gone);
+    if root.is_host() {
+        let kept = desired.instances.iter().map(|one| &one.name);
+        // Who is only disabled comes back to its own addresses.
+        net::forget(&kept.chain(&desired.disabled).collect::<Vec<&InstanceName>>())?;
+    }
     if receipt.steps.is_empty() {
         out::note("nothing to do");
     } else if exit == Exit::Done {
@@ -84,6 +90,9 @@ pub(crate) fn remove(args: &Remove) -> Outcome {
     let receipt = apply::remove(&root, &mut narrate)?;
     let exit = close(&root, &receipt)?;
     left_alone(&records);
+    if root.is_host() {
+        net::forget(&[])?;
+    }
     if receipt.steps.is_empty() {
         out::note("nothing is installed");
     }

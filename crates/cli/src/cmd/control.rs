@@ -41,11 +41,14 @@ fn verb(verb: &str, args: &args::Names, units: impl Fn(Names<'_>) -> Vec<String>
 }
 
 pub(crate) fn logs(args: &args::Logs) -> Outcome {
-    let record = installed::instance(&Root::new("/".as_ref()), &args.name)?;
+    let root = Root::new("/".as_ref());
+    let record = installed::instance(&root, &args.name)?;
+    let helpers = record.helpers(&root)?;
     let mut journalctl = std::process::Command::new("journalctl");
     journalctl.arg("--no-pager").arg(format!("--lines={}", args.lines));
     let names = Names(&record.name);
-    for unit in names.all().into_iter().chain([names.judge(), names.secrets()]) {
+    let others = [names.judge(), names.secrets()];
+    for unit in names.all().into_iter().chain(others).chain(helpers) {
         journalctl.arg(format!("--unit={unit}"));
     }
     if args.follow {

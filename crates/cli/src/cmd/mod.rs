@@ -2,10 +2,13 @@
 
 pub(crate) mod apply;
 pub(crate) mod attach;
+pub(crate) mod blocked;
 pub(crate) mod check;
 pub(crate) mod control;
+pub(crate) mod dns;
 pub(crate) mod explain;
 pub(crate) mod generate;
+pub(crate) mod net;
 pub(crate) mod nixos;
 pub(crate) mod options;
 pub(crate) mod render;

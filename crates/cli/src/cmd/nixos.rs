@@ -18,7 +18,7 @@ use instances_core::lower::read;
 use instances_core::node::Format;
 use instances_core::spec::{AbsPath, Instance, Spec};
 use instances_core::suited;
-use instances_core::units::{Names, SLICE, TARGET};
+use instances_core::units::{FLEET, Names};
 use instances_sys::files::Root;
 use serde::Deserialize;
 use serde_json::Value;
@@ -160,7 +160,7 @@ fn instance(
     }
     let config = Names(&one.name).config_dir();
     for (path, File { content, .. }) in &files {
-        let of_fleet = [TARGET, SLICE].iter().any(|unit| path.ends_with(&format!("/{unit}")));
+        let of_fleet = FLEET.iter().any(|unit| path.ends_with(&format!("/{unit}")));
         let of_instance = path.starts_with(UNIT_DIR) || path.starts_with(&config);
         if of_instance && !of_fleet {
             root.write(path, content)?;
@@ -197,7 +197,7 @@ fn fleet(
 ) -> Result<(), Box<dyn Error>> {
     print(source, warnings);
     let Desired { files, instances, .. } = desire(spec, &given.facts);
-    for unit in [TARGET, SLICE] {
+    for unit in FLEET {
         let path = format!("{UNIT_DIR}/{unit}");
         if let Some(file) = files.get(&path) {
             root.write(&path, &file.content)?;

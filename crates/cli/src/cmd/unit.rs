@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
 use instances_sys::accounts::{self, Account};
-use instances_sys::net::{self, Up};
+use instances_sys::net::{self, Changed, Up};
 use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
 use instances_sys::systemctl::{self, Wait};
-use instances_sys::{auth, supervise as supervisor, terminate as ending, trust};
+use instances_sys::{auth, events, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{Files, NamedFile, Net, Prepare, Renew, Setup};
+use crate::args::{Files, NamedFile, NetChange, Prepare, Renew, Setup};
 use crate::exit::Exit;
 use crate::out;
 
@@ -31,6 +31,30 @@ pub(crate) fn supervise(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Only reached when `supervise` is not the first word.
 pub(crate) fn supervise_usage(_: &[OsString]) -> Exit {
     out::note("error: `supervise` takes no options before its name");
+    Exit::Usage
+}
+
+/// Runs before the command line is parsed, and never returns to it.
+pub(crate) fn events(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let options = match events::parse_args(arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            out::note(crate::report::failure(&error));
+            return Exit::Usage.into();
+        }
+    };
+    match events::run(&options) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            out::note(crate::report::failure(&error));
+            Exit::Failed.into()
+        }
+    }
+}
+
+/// Only reached when `events` is not the first word.
+pub(crate) fn events_usage(_: &[OsString]) -> Exit {
+    out::note("error: `events` takes no options before its name");
     Exit::Usage
 }
 
@@ -66,13 +90,30 @@ pub(crate) fn renew(args: Renew) -> Outcome {
     Err(secrets::watch(secrets, &memory, restart, &|words| out::note(words)).into())
 }
 
-pub(crate) fn net(command: Net) -> Outcome {
-    match command {
-        Net::Up { name, rules, nft } => {
-            let request = Up { name: &name, rules: &rules, nft: &nft };
-            net::up(&request, &|_| {})?;
+pub(crate) fn net(change: NetChange) -> Outcome {
+    match change {
+        NetChange::Up { name, rules, nft, network, pool } => {
+            let network = network.map(|path| net::read_network(&path)).transpose()?;
+            let network = network.filter(|network| network.policy.has_link());
+            let allow = network.as_ref().map(|network| network.allow.as_slice());
+            let destinations: Vec<_> =
+                allow.unwrap_or_default().iter().map(|allowed| allowed.cidr.network()).collect();
+            let pool = pool.filter(|_| network.is_some());
+            let request =
+                Up { name: &name, rules: &rules, nft: &nft, pool, destinations: &destinations };
+            for Changed { setting, from, to } in net::up(&request, &|_| {})?.changed {
+                out::line(format!("{setting} was {from} and is {to} now: the link needs it"));
+            }
         }
-        Net::Down { name } => net::down(&name)?,
+        NetChange::Down { name, nft } => net::down(&name, nft.as_deref())?,
+        NetChange::Watch { nft, systemctl } => {
+            let program = systemctl.display().to_string();
+            let reload = |names: &[String]| {
+                systemctl::reload_networks(&program, names)
+                    .map_err(|error| crate::report::failure(&error))
+            };
+            return Err(net::watch(&nft, &reload, &|words| out::note(words)).into());
+        }
     }
     Ok(Exit::Done)
 }

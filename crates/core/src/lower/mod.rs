@@ -4,6 +4,7 @@
 //! refuses it.
 
 mod inside;
+mod network;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -173,6 +174,8 @@ impl Judge<'_> {
             path: self.list("path", raw.path.as_ref(), |text| AbsPath::new(text).and_then(prefix)),
             listen: self.listen(raw),
             open_firewall: opt_in(&raw.open_firewall),
+            network: self.network(raw),
+            network_pool: self.pool(raw),
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),
@@ -406,6 +409,9 @@ mod tests {
             let needed = match option.key {
                 "directory" => "",
                 "openFirewall" => "directory = \"/srv/a\"\nlisten.address = \"192.0.2.1\"\n",
+                "network.dns.allowNames" => {
+                    "directory = \"/srv/a\"\nnetwork.outbound.policy = \"allow-list\"\n"
+                }
                 _ => "directory = \"/srv/a\"\n",
             };
             let auth = if option.key == "auth.enable" { "" } else { "auth.enable = true\n" };
@@ -440,6 +446,75 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_aloud_is_remarked_on() {
+        let codes = |options: &str| {
+            codes(&format!(
+                "[instances.a]\ndirectory = \"/srv/a\"\nsettings.model = \"a/b\"\n{options}\n"
+            ))
+        };
+        let quiet = codes("");
+        let more = |options: &str| -> Vec<&str> {
+            codes(options).into_iter().filter(|code| !quiet.contains(code)).collect()
+        };
+        assert_eq!(more("network.outbound.policy = \"unrestricted\""), ["W0414"]);
+        let list = "network.outbound.policy = \"allow-list\"\n";
+        assert_eq!(more(list), [""; 0]);
+        assert_eq!(more(&format!("{list}network.dns.policy = \"open\"")), ["W0413"]);
+        for (range, expected) in [
+            ("192.168.0.0/16", &[][..]),
+            ("fd12::/16", &[]),
+            ("8.8.8.8/32", &[]),
+            ("169.254.169.254/32", &["W0412"]),
+            ("100.64.0.0/16", &["W0412"]),
+            ("0.0.0.0/0", &["W0412"]),
+            ("::/0", &["W0412"]),
+            ("64:ff9b::/96", &["W0412"]),
+        ] {
+            assert_eq!(
+                more(&format!("network.outbound.allowCidrs = [\"{range}\"]")),
+                expected,
+                "{range}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_network_of_an_instance() {
+        let network = one("directory = \"/srv/a\"").network;
+        assert_eq!(network, crate::network::Network::default());
+        let options = "directory = \"/srv/a\"
+            network.outbound.policy = \"allow-list\"
+            network.outbound.allowCidrs = [
+                { cidr = \"10.0.1.0/24\", ports = [443, \"8000-8100\", 444] },
+                { cidr = \"10.0.0.0/24\", ports = [444, 443, \"8000-8100\"] },
+                \"192.0.2.7/32\", \"192.0.2.0/24\",
+            ]
+            network.dns.allowNames = [\"b.example.\", \"A.example\", \"a.example\"]
+            network.hostPorts = [11434, 11434]";
+        let network = one(options).network;
+        let allowed: Vec<String> = network.allow.iter().map(|one| one.cidr.to_string()).collect();
+        assert_eq!(allowed, ["10.0.0.0/23", "192.0.2.0/24"]);
+        let ports: Vec<String> = network.allow[0].ports.iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["443-444", "8000-8100"]);
+        assert_eq!(network.dns.policy, crate::network::DnsPolicy::Names);
+        assert_eq!(network.dns.names, ["a.example", "b.example"]);
+        assert_eq!(network.host_ports, [11434]);
+    }
+
+    #[test]
+    fn one_pool_and_no_listener_of_another() {
+        let two = |options: &str| {
+            codes(&format!(
+                "[instances.a]\ndirectory = \"/srv/a\"\nsettings.model = \"a/b\"\n\
+                 [instances.b]\ndirectory = \"/srv/b\"\nlisten.port = 4097\nsettings.model = \"a/b\"\n{options}\n"
+            ))
+        };
+        assert_eq!(two("network.pool = \"172.30.0.0/16\""), ["E0321"]);
+        assert_eq!(two("network.hostPorts = [4097]"), ["E0322"]);
+        assert_eq!(two("listen.address = \"::1\"\nnetwork.hostPorts = [4097]"), [""; 0]);
+    }
+
+    #[test]
     fn refusals_by_table() {
         let cases: &[(&str, &str)] = &[
             ("logLevel = \"info\"", "E0209"),
@@ -452,6 +527,31 @@ mod tests {
             ("listen.address = \"224.0.0.1\"", "E0208"),
             ("listen.address = \"fe80::1%eth0\"", "E0208"),
             ("listen.address = \"0.0.0.0\"\nauth.enable = false", "E0306"),
+            ("network.outbound.policy = \"closed\"", "E0233"),
+            ("network.outbound.allowCidrs = [\"10.1.2.3/8\"]", "E0228"),
+            ("network.outbound.allowCidrs = [\"::ffff:10.0.0.0/104\"]", "E0229"),
+            ("network.outbound.allowCidrs = [\"example.org\"]", "E0227"),
+            ("network.outbound.allowCidrs = [\"127.0.0.1/32\"]", "E0230"),
+            ("network.outbound.allowCidrs = [{ ports = [1] }]", "E0103"),
+            ("network.outbound.allowCidrs = [{ cidr = \"::/0\", port = 1 }]", "E0102"),
+            ("network.outbound.allowCidrs = [{ cidr = \"::/0\", ports = 1 }]", "E0103"),
+            ("network.outbound.allowCidrs = [{ cidr = \"2001:db8::/32\", ports = [0] }]", "E0231"),
+            (
+                "network.outbound.allowCidrs = [{ cidr = \"2001:db8::/32\", protocol = \"icmp\" }]",
+                "E0232",
+            ),
+            (
+                "network.outbound.policy = \"none\"\nnetwork.outbound.allowCidrs = [\"10.0.0.0/8\"]",
+                "E0319",
+            ),
+            ("network.outbound.policy = \"none\"\nnetwork.dns.policy = \"open\"", "E0320"),
+            ("network.dns.allowNames = [\"example.org\"]", "E0320"),
+            ("network.dns.policy = \"names\"\nnetwork.dns.allowNames = [\"*\"]", "E0234"),
+            ("network.dns.policy = \"some\"", "E0233"),
+            ("network.hostPorts = [4096]", "E0322"),
+            ("listen.port = 4100\nnetwork.hostPorts = [4100]", "E0322"),
+            ("network.hostPorts = [0]", "E0207"),
+            ("network.pool = \"8.8.8.0/24\"", "E0235"),
             ("stateDir = \"state\"", "E0203"),
             ("stateDir = \"/srv/a/state\"", "E0304"),
             ("stateDir = \"/srv/a\"", "E0304"),

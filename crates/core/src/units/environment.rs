@@ -13,7 +13,6 @@ const QUIET: &[(&str, &str)] = &[
     ("OPENCODE_DISABLE_MODELS_FETCH", "1"),
     ("OPENCODE_DISABLE_SHARE", "1"),
     ("npm_config_fetch_retries", "0"),
-    ("npm_config_offline", "true"),
 ];
 
 /// What has the server pass over the project's own configuration, plugins, agents and skills.

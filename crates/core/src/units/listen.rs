@@ -68,15 +68,15 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         )
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-listen@{}", instance.name)]))
-        .set_why("DynamicUser", Value::Yes, "a user of its own: never the instance's")
+        .extend(sandbox::own_user(&names.proxy()))
         .extend(sandbox::namespace(names))
         .set_why(
             "RestrictAddressFamilies",
             Value::word("AF_UNIX AF_INET AF_INET6"),
-            "it passes connections on, inside a namespace that has nothing but loopback",
+            "it passes connections on, inside a namespace whose rules decide how far it reaches",
         )
         .set("MemoryDenyWriteExecute", Value::Yes)
-        .extend(sandbox::hardening())
+        .extend(sandbox::without_homes())
         .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
         .set_why(
             "BindReadOnlyPaths",

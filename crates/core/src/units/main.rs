@@ -26,6 +26,11 @@ fn unit_section(instance: &Instance) -> Section {
         .set("Description", description("opencode server", &instance.name))
         .set("Requires", Value::words([names.net(), names.setup()]))
         .set("After", Value::words([names.net(), names.setup()]))
+        .set_why(
+            "After",
+            Value::words([names.dns_socket(), names.events()]),
+            "names resolve and refusals are recorded from the start; it goes on without either",
+        )
         .set("PartOf", Value::word(TARGET))
         .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))

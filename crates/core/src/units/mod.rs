@@ -7,11 +7,20 @@
 //! | `opencode-judge@NAME.service` | root, without capabilities | judges the operator's files |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
+//! | `opencode-dns@NAME.socket`, `.service` | its own user, no capability | names for the namespace |
+//! | `opencode-events@NAME.service` | its own user | what was refused, into the journal |
+//! | `opencode-hostport@NAME-PORT.socket`, `.service` | its own user | proxy from the namespace to a port of the host's loopback |
+//! | `opencode-hostports@NAME.target` | | the sockets of those |
 //! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
+//! | `opencode-host@addresses.service` | root, confined | follows the host's addresses, rules and routes |
 
+mod addresses;
+mod dns;
 mod environment;
+mod events;
+mod hostport;
 mod judge;
 mod listen;
 mod main;
@@ -23,6 +32,7 @@ mod switch;
 
 use crate::facts::HostFacts;
 use crate::layout::{CONFIG_DIR, NETNS_DIR, RUNTIME_DIR};
+use crate::network::Network;
 use crate::spec::{Instance, InstanceName, Spec};
 use crate::unit::{Section, Unit, Value};
 
@@ -30,6 +40,10 @@ use crate::unit::{Section, Unit, Value};
 pub const TARGET: &str = "opencode.target";
 /// The slice of every unit: one limit for the whole fleet.
 pub const SLICE: &str = "opencode.slice";
+/// What follows the host's addresses, rules and routes for all networks.
+pub const ADDRESSES: &str = "opencode-host@addresses.service";
+/// The units of the fleet, which belong to no instance.
+pub const FLEET: [&str; 3] = [TARGET, SLICE, ADDRESSES];
 
 /// The names of one instance's units and files.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +73,44 @@ impl Names<'_> {
     /// `opencode-listen@NAME.service`.
     pub fn proxy(self) -> String {
         format!("opencode-listen@{}.service", self.0)
+    }
+
+    /// `opencode-dns@NAME.socket`, where there is a link.
+    pub fn dns_socket(self) -> String {
+        format!("opencode-dns@{}.socket", self.0)
+    }
+
+    /// `opencode-dns@NAME.service`, where there is a link.
+    pub fn dns(self) -> String {
+        format!("opencode-dns@{}.service", self.0)
+    }
+
+    /// `opencode-events@NAME.service`.
+    pub fn events(self) -> String {
+        format!("opencode-events@{}.service", self.0)
+    }
+
+    /// `opencode-hostports@NAME.target`, with `network.hostPorts`.
+    pub fn host_ports(self) -> String {
+        format!("opencode-hostports@{}.target", self.0)
+    }
+
+    /// `opencode-hostport@NAME-PORT.socket`, for a port of `network.hostPorts`.
+    pub fn host_port_socket(self, port: u16) -> String {
+        format!("opencode-hostport@{}-{port}.socket", self.0)
+    }
+
+    /// `opencode-hostport@NAME-PORT.service`, for a port of `network.hostPorts`.
+    pub fn host_port(self, port: u16) -> String {
+        format!("opencode-hostport@{}-{port}.service", self.0)
+    }
+
+    /// What works beside a server for the network that was declared, sockets before their services.
+    pub fn helpers(self, network: &Network) -> Vec<String> {
+        let dns = network.has_dns().then(|| [self.dns_socket(), self.dns()]);
+        let ports = network.host_ports.iter();
+        let ports = ports.flat_map(|port| [self.host_port_socket(*port), self.host_port(*port)]);
+        dns.into_iter().flatten().chain(ports).chain([self.events()]).collect()
     }
 
     /// `opencode-endpoint@NAME.service`, on NixOS.
@@ -101,6 +153,11 @@ impl Names<'_> {
         format!("{CONFIG_DIR}/{}/rules.nft", self.0)
     }
 
+    /// The declared network, for everything that reads it beside the kernel.
+    pub fn network(self) -> String {
+        format!("{CONFIG_DIR}/{}/network.json", self.0)
+    }
+
     /// The empty directory that is the root of the sandbox; only mount points come into being in it.
     pub fn root(self) -> String {
         format!("{RUNTIME_DIR}/{}/root", self.0)
@@ -117,11 +174,16 @@ pub(crate) use switch::RELOADS;
 /// Stands where the main unit names its own generation, until that is known.
 pub(crate) const NO_GENERATION: &str = "0000000000000000";
 
-/// The units of an instance; `rules` is the text of its policy.
-pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<Unit> {
+/// The units of an instance; `rules` is the text of its policy, `network` that of its declared network.
+pub fn of_instance(
+    instance: &Instance,
+    facts: &HostFacts,
+    rules: &str,
+    network: &str,
+) -> Vec<Unit> {
     let overrides = &instance.unit_overrides;
     let socket = listen::socket(instance, facts);
-    let mut units = Vec::with_capacity(8);
+    let mut units = Vec::with_capacity(11);
     units.extend(switch::endpoint(instance, facts, &socket));
     units.extend(switch::identity(instance, facts));
     units.extend(judge::unit(instance, facts));
@@ -132,18 +194,32 @@ pub fn of_instance(instance: &Instance, facts: &HostFacts, rules: &str) -> Vec<U
         switch::watches(overrides.net.apply(net::unit(instance, facts)), facts, rules),
         socket,
         listen::proxy(instance, facts),
+        events::unit(instance, facts),
     ]);
+    if instance.network.has_dns() {
+        units.extend([dns::socket(instance), dns::service(instance, facts, network)]);
+    }
+    units.extend(hostport::units(instance, facts));
     units
 }
 
-/// The target and the slice.
-pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 2] {
+/// The target, the slice, and what follows the host.
+pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
     let started = spec.enabled().filter(|instance| instance.auto_start).flat_map(|instance| {
         let names = Names(&instance.name);
         let endpoint = facts.nixos.is_some().then(|| names.endpoint());
-        [Some(names.main()), Some(names.socket()), endpoint].into_iter().flatten()
+        // A switch starts what the target wants; what an active server's namespace wants by now, it
+        // does not look at.
+        let dns = instance.network.has_dns().then(|| [names.dns_socket(), names.dns()]);
+        let ports = (!instance.network.host_ports.is_empty()).then(|| names.host_ports());
+        [Some(names.main()), Some(names.socket()), endpoint]
+            .into_iter()
+            .flatten()
+            .chain(dns.into_iter().flatten())
+            .chain(ports)
     });
     let mut unit = Section::new("Unit").set("Description", Value::word("opencode servers"));
+    unit = unit.set("Wants", Value::word(ADDRESSES));
     for name in started {
         unit = unit.set("Wants", Value::words([name]));
     }
@@ -160,7 +236,7 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 2] {
             Section::new("Unit").set("Description", Value::word("All opencode servers")),
         ],
     };
-    [target, slice]
+    [target, slice, addresses::unit(facts)]
 }
 
 /// `Description=…, instance NAME`.

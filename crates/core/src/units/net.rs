@@ -5,29 +5,43 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, TARGET, description, switch};
+use crate::units::{ADDRESSES, Names, SLICE, TARGET, description, switch};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
     let unit = Section::new("Unit")
         .set("Description", description("Network namespace", &instance.name))
         .set("PartOf", Value::word(TARGET))
+        .set_why(
+            "Wants",
+            Value::words([names.dns_socket(), names.dns(), names.host_ports(), names.events()]),
+            "they begin in the namespace when it is there; what is not declared is missing",
+        )
+        .set_why(
+            "Wants",
+            Value::word(ADDRESSES),
+            "with the next line: what changes on the host after the link is made is followed",
+        )
+        .set("After", Value::word(ADDRESSES))
         .extend(switch::belongs(instance, facts));
     Unit { name: names.net(), sections: vec![unit, service(instance, facts)] }
 }
 
 fn service(instance: &Instance, facts: &HostFacts) -> Section {
     let name = instance.name.as_str();
-    let rules = Names(&instance.name).rules();
-    let engine = facts.engine.as_str();
-    let up = [engine, "net", "up", name, "--rules", &rules, "--nft", facts.nft.as_str()];
+    let (rules, network) = (Names(&instance.name).rules(), Names(&instance.name).network());
+    let (engine, nft) = (facts.engine.as_str(), facts.nft.as_str());
+    let pool = instance.network_pool.to_string();
+    // The same line under every policy: a changed policy is a reload, also from no link to one.
+    let up = [engine, "net", "up", name, "--rules", &rules, "--network", &network];
+    let up: Vec<&str> = up.into_iter().chain(["--pool", &pool, "--nft", nft]).collect();
     Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("RemainAfterExit", Value::Yes)
         .set("ExecStartPre", Value::Command(Command { prefix: "", argv: prepare(instance, facts) }))
-        .set("ExecStart", Value::command(up))
+        .set("ExecStart", Value::command(up.iter().copied()))
         .set("ExecReload", Value::command(up))
-        .set("ExecStopPost", Value::command([engine, "net", "down", name]))
+        .set("ExecStopPost", Value::command([engine, "net", "down", name, "--nft", nft]))
         .set("TimeoutStartSec", Value::Number(30))
         .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-net@{name}")]))
@@ -40,7 +54,11 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             "the second one is the empty root of the sandboxes",
         )
         .set("RuntimeDirectoryMode", Value::word("0755"))
-        .set("StateDirectory", Value::words([format!("opencode/instance-auth/{name}")]))
+        .set_why(
+            "StateDirectory",
+            Value::words([format!("opencode/instance-auth/{name}"), "opencode/network".to_owned()]),
+            "the password, and which addresses of the pool each link has",
+        )
         .set("StateDirectoryMode", Value::word("0700"))
         .set_why(
             "CapabilityBoundingSet",

@@ -3,6 +3,7 @@
 use crate::config;
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::guard;
+use crate::plan::digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
 use crate::units::Names;
@@ -17,6 +18,22 @@ fn since(version: u32, directive: &'static str, value: Value) -> Entry {
 
 fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
     Entry::new(directive, value).because(reason)
+}
+
+/// A user for this unit alone, which exists while the unit runs.
+///
+/// It is named, because systemd names it after what is in front of the `@`: the same service of all
+/// instances would share one user, and that of an instance called `dns` has this very name.
+pub(crate) fn own_user(unit: &str) -> [Entry; 2] {
+    let digest: String = digest(unit.as_bytes()).chars().take(16).collect();
+    [
+        why(
+            "DynamicUser",
+            Value::Yes,
+            "a user of its own: never the instance's, nor another unit's",
+        ),
+        entry("User", Value::words([format!("oc-{digest}")])),
+    ]
 }
 
 /// What every unprivileged unit gives up.
@@ -69,6 +86,15 @@ pub(crate) fn hardening() -> Vec<Entry> {
         entry("LimitCORE", Value::Number(0)),
         entry("UMask", Value::word("0077")),
     ]
+}
+
+/// The same for units that show no project, which could lie below `/home`.
+pub(crate) fn without_homes() -> Vec<Entry> {
+    let closed = |entry: Entry| match &*entry.directive {
+        "ProtectHome" => self::entry("ProtectHome", Value::Yes),
+        _ => entry,
+    };
+    hardening().into_iter().map(closed).collect()
 }
 
 /// The same for units that read files of root's, as root without capabilities: the files are its own

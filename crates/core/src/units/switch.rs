@@ -45,6 +45,19 @@ pub(crate) fn watcher(facts: &HostFacts) -> Option<Entry> {
     facts.nixos.as_ref().map(|_| entry("X-StopIfChanged", Value::word("false"), why))
 }
 
+/// How a switch treats a helper of the namespace's that changed: it starts again, and nothing else does.
+pub(crate) fn helper(facts: &HostFacts) -> Option<Entry> {
+    facts.nixos.as_ref().map(|_| restarts())
+}
+
+/// The line by which a helper starts again when the network that it read is another one.
+pub(crate) fn rereads(facts: &HostFacts, network: &str) -> Option<Entry> {
+    facts.nixos.as_ref().map(|_| {
+        let digest = Value::words([digest(network.as_bytes())]);
+        entry("X-Restart-Triggers", digest, "it reads the declared network when it starts")
+    })
+}
+
 fn restarts() -> Entry {
     let why = "a client that connects between a stop and a start would start the old unit again";
     entry("X-StopIfChanged", Value::word("false"), why)
@@ -65,7 +78,7 @@ pub(crate) fn watches(mut unit: Unit, facts: &HostFacts, rules: &str) -> Unit {
         entry(
             RELOADS,
             Value::words([digest(rules.as_bytes())]),
-            "a change of the rules alone reloads them",
+            "a change of the rules alone reloads them, and makes or removes the link",
         ),
     ];
     if let Some(section) = unit.sections.iter_mut().find(|section| section.name == "Unit") {

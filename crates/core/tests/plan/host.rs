@@ -93,6 +93,8 @@ impl Host {
                 );
             }
             Step::ReloadManager => self.loaded = self.observed.files.clone(),
+            // They are none of ours; what they read is written by now.
+            Step::Reread(_) => {}
             Step::Accounts(files) | Step::Directories(files) => {
                 for path in files {
                     self.made.insert(path.clone(), self.observed.files[path].clone());
@@ -138,6 +140,11 @@ impl Host {
         // Requires= and BindsTo=: without its namespace no server, without its server no proxy.
         let main = |name: &str| format!("opencode-{name}.service");
         let proxy = |name: &str| format!("opencode-listen@{name}.service");
+        for helper in helpers(unit) {
+            if self.runs_with.contains_key(&helper) {
+                self.stop(&helper);
+            }
+        }
         let dependent = match unit {
             _ if unit.contains("net@") => sibling(unit, main),
             _ if !unit.contains('@') => sibling(unit, proxy),
@@ -159,6 +166,12 @@ impl Host {
         }
         *self.touched.entry(unit.to_owned()).or_default() += 1;
         self.enter(unit);
+        // Wants=: what begins in a namespace when it is there.
+        for helper in helpers(unit) {
+            if self.loaded.contains_key(&unit_path(&helper)) {
+                self.start(&helper);
+            }
+        }
     }
 
     fn enter(&mut self, unit: &str) {
@@ -185,6 +198,7 @@ impl Host {
                     Effect::Accounts(path) | Effect::Directories(path) => {
                         assert_eq!(self.made.get(path), content, "{path} is not made");
                     }
+                    Effect::Reread(_) => {}
                     Effect::Reload(unit)
                     | Effect::Restart(unit)
                     | Effect::Stop(unit)
@@ -211,6 +225,17 @@ impl Host {
         let proxy = |unit: &str| unit.contains("listen@") && unit.ends_with(".service");
         units.filter(|unit| !proxy(unit)).collect()
     }
+}
+
+/// What is bound to a namespace's unit, and wanted by it; and the resolver to its socket.
+fn helpers(unit: &str) -> Vec<String> {
+    let units: &[&str] = match unit {
+        _ if unit.contains("net@") => &["dns@{}.socket", "dns@{}.service", "events@{}.service"],
+        _ if unit.contains("dns@") && unit.ends_with(".socket") => &["dns@{}.service"],
+        _ => &[],
+    };
+    let name = unit.split(['@', '.']).nth(1).unwrap_or_default();
+    units.iter().map(|kind| format!("opencode-{}", kind.replace("{}", name))).collect()
 }
 
 pub(crate) fn unit_of(path: &str) -> Option<String> {

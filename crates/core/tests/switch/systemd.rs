@@ -68,6 +68,12 @@ fn needs<'a>(text: &'a UnitText, kinds: &'a [&str]) -> impl Iterator<Item = &'a 
     named.chain(text.words("Service", "Slice"))
 }
 
+/// Where a socket listens on the host; in a namespace of its own it is in nobody's way.
+fn addresses(text: &UnitText) -> impl Iterator<Item = &str> {
+    let inside = text.words("Socket", "NetworkNamespacePath").next().is_some();
+    text.words("Socket", "ListenStream").filter(move |_| !inside)
+}
+
 impl Host {
     /// A host that has booted with these files.
     pub(crate) fn booted(files: Files) -> Self {
@@ -190,7 +196,7 @@ impl Host {
         }
     }
 
-    /// Appends a unit to `order`, after what it pulls in.
+    /// Appends a unit to `order`, after what it pulls in, unless that one is bound to it.
     ///
     /// All of ours are ordered after what they pull in, but for the endpoint, and nothing here
     /// depends on when that one is over.
@@ -200,10 +206,18 @@ impl Host {
         if !seen.insert(unit.to_owned()) {
             return;
         }
-        for other in needs(text, PULLED_IN) {
+        let is_later = |other: &&str| {
+            let text = self.loaded.get(*other);
+            text.is_some_and(|text| text.words("Unit", "BindsTo").any(|name| name == unit))
+        };
+        let (later, before): (Vec<&str>, Vec<&str>) = needs(text, PULLED_IN).partition(is_later);
+        for other in before {
             self.pull_in(other, seen, order);
         }
         order.push(unit.to_owned());
+        for other in later {
+            self.pull_in(other, seen, order);
+        }
     }
 
     /// Starts one unit, of which the others that it needs are there already.
@@ -230,7 +244,7 @@ impl Host {
     fn listens(&self, unit: &str, text: &UnitText) -> Vec<String> {
         let socket = unit.strip_suffix(".service").map(|name| format!("{name}.socket"));
         socket.and_then(|socket| self.active.get(&socket)).map_or_else(
-            || text.words("Socket", "ListenStream").map(str::to_owned).collect(),
+            || addresses(text).map(str::to_owned).collect(),
             |socket| socket.listens.clone(),
         )
     }
@@ -239,9 +253,8 @@ impl Host {
     fn can_start(&self, unit: &str, text: &UnitText) -> bool {
         let Some(name) = unit.strip_suffix(".socket") else { return true };
         let held = self.listening();
-        let mut addresses = text.words("Socket", "ListenStream");
         !self.active.contains_key(&format!("{name}.service"))
-            && addresses.all(|address| !held.contains_key(address))
+            && addresses(text).all(|address| !held.contains_key(address))
     }
 
     /// `systemctl reload`, after which the unit counts as up to date.

@@ -60,7 +60,7 @@ const RESTARTED: Row = Row {
 /// The server's accounts or its password changed, which the namespace's unit makes.
 const RESTARTED_WITH_NET: Row = Row {
     decides: "restart blue net@blue",
-    happens: "-blue -net@blue +net@blue +setup@blue +blue",
+    happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
     agent: Some(Became::Again),
     ..NOTHING
 };
@@ -81,7 +81,7 @@ const MOVED_WITH_PROXY: Row = Row {
 
 /// What was stopped by hand starts again, for its target is started.
 const CAME_BACK: Row = Row {
-    happens: "+net@blue +setup@blue +blue +listen@blue.socket",
+    happens: "+net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +listen@blue.socket",
     agent: Some(Became::New),
     ..NOTHING
 };
@@ -95,8 +95,8 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.enabled = true,
         both: true,
         agent: Some(Became::New),
-        happens: "+opencode.slice +identity@blue +net@blue +setup@blue +blue \
-                  +endpoint@blue +listen@blue.socket +identity@green +net@green \
+        happens: "+opencode.slice +host@addresses +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue \
+                  +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
                   +setup@green +green +endpoint@green +listen@green.socket \
                   +opencode.target",
         ..NOTHING
@@ -106,12 +106,14 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.enabled = false,
         both: true,
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue endpoint@green green identity@blue \
-                  identity@green listen@blue.socket listen@green.socket net@blue \
-                  net@green opencode.slice opencode.target",
-        happens: "-blue -listen@blue.socket -endpoint@blue -listen@green.socket \
-                  -endpoint@green -green -net@blue -identity@blue -net@green \
-                  -identity@green -opencode.slice -opencode.target",
+        decides: "stop blue dns@blue dns@blue.socket dns@green dns@green.socket endpoint@blue \
+                  endpoint@green events@blue events@green green host@addresses identity@blue \
+                  identity@green listen@blue.socket listen@green.socket net@blue net@green \
+                  opencode.slice opencode.target",
+        happens: "-blue -dns@blue -dns@blue.socket -dns@green -dns@green.socket \
+                  -listen@blue.socket -endpoint@blue -listen@green.socket -endpoint@green \
+                  -events@blue -events@green -green -host@addresses -net@blue -identity@blue \
+                  -net@green -identity@green -opencode.slice -opencode.target",
         ..NOTHING
     },
     Row {
@@ -120,8 +122,8 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| *fleet = Fleet::default(),
         both: true,
         agent: Some(Became::New),
-        happens: "+opencode.slice +identity@blue +net@blue +setup@blue +blue \
-                  +endpoint@blue +listen@blue.socket +identity@green +net@green \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue \
+                  +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
                   +setup@green +green +endpoint@green +listen@green.socket",
         ..NOTHING
     },
@@ -130,12 +132,13 @@ pub(crate) const ROWS: &[Row] = &[
         change: without_any,
         both: true,
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue endpoint@green green identity@blue \
-                  identity@green listen@blue.socket listen@green.socket net@blue \
-                  net@green",
-        happens: "-blue -listen@blue.socket -endpoint@blue -listen@green.socket \
-                  -endpoint@green -green -net@blue -identity@blue -net@green \
-                  -identity@green",
+        decides: "stop blue dns@blue dns@blue.socket dns@green dns@green.socket endpoint@blue \
+              endpoint@green events@blue events@green green identity@blue identity@green \
+              listen@blue.socket listen@green.socket net@blue net@green",
+        happens: "-blue -dns@blue -dns@blue.socket -dns@green -dns@green.socket \
+              -listen@blue.socket -endpoint@blue -listen@green.socket -endpoint@green \
+              -events@blue -events@green -green -net@blue -identity@blue -net@green \
+              -identity@green",
         ..NOTHING
     },
     Row {
@@ -143,7 +146,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: without_blue,
         change: |fleet| *fleet = Fleet::default(),
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +setup@blue +blue +endpoint@blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +endpoint@blue \
                   +listen@blue.socket",
         ..NOTHING
     },
@@ -151,8 +154,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "an instance is removed",
         change: without_blue,
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue identity@blue listen@blue.socket net@blue",
-        happens: "-blue -listen@blue.socket -endpoint@blue -net@blue -identity@blue",
+        decides: "stop blue dns@blue dns@blue.socket endpoint@blue events@blue identity@blue \
+              listen@blue.socket net@blue",
+        happens: "-blue -dns@blue -dns@blue.socket -listen@blue.socket -endpoint@blue -events@blue \
+              -net@blue -identity@blue",
         ..NOTHING
     },
     Row {
@@ -160,18 +165,20 @@ pub(crate) const ROWS: &[Row] = &[
         meanwhile: CLIENTS,
         change: without_blue,
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue identity@blue listen@blue.service \
-                  listen@blue.socket net@blue",
-        happens: "-listen@blue.service -blue -listen@blue.socket -endpoint@blue \
-                  -net@blue -identity@blue",
+        decides: "stop blue dns@blue dns@blue.socket endpoint@blue events@blue identity@blue \
+              listen@blue.service listen@blue.socket net@blue",
+        happens: "-listen@blue.service -blue -dns@blue -dns@blue.socket -listen@blue.socket \
+              -endpoint@blue -events@blue -net@blue -identity@blue",
         ..NOTHING
     },
     Row {
         name: "an instance is disabled",
         change: |fleet| fleet.set("blue", "enable", false),
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue identity@blue listen@blue.socket net@blue",
-        happens: "-blue -listen@blue.socket -endpoint@blue -net@blue -identity@blue",
+        decides: "stop blue dns@blue dns@blue.socket endpoint@blue events@blue identity@blue \
+              listen@blue.socket net@blue",
+        happens: "-blue -dns@blue -dns@blue.socket -listen@blue.socket -endpoint@blue -events@blue \
+              -net@blue -identity@blue",
         ..NOTHING
     },
     Row {
@@ -179,11 +186,11 @@ pub(crate) const ROWS: &[Row] = &[
         change: take_over,
         both: true,
         agent: Some(Became::Gone),
-        decides: "stop blue endpoint@blue endpoint@green identity@blue \
-                  listen@blue.socket net@blue; start endpoint@green",
-        happens: "-blue -listen@blue.socket -endpoint@blue -listen@green.socket \
-                  -endpoint@green -net@blue -identity@blue +listen@green.socket \
-                  +endpoint@green",
+        decides: "stop blue dns@blue dns@blue.socket endpoint@blue endpoint@green events@blue \
+              identity@blue listen@blue.socket net@blue; start endpoint@green",
+        happens: "-blue -dns@blue -dns@blue.socket -listen@blue.socket -endpoint@blue \
+              -listen@green.socket -endpoint@green -events@blue -net@blue -identity@blue \
+              +listen@green.socket +endpoint@green",
         ..NOTHING
     },
     Row { name: "logLevel", change: log_level, ..RESTARTED },
@@ -250,6 +257,59 @@ pub(crate) const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        name: "one address range more",
+        change: one_more,
+        decides: "reload net@blue; restart dns@blue",
+        happens: "~net@blue -dns@blue +dns@blue",
+        ..NOTHING
+    },
+    Row {
+        name: "without restarts: one address range more",
+        before: stays,
+        change: one_more,
+        decides: "reload net@blue; restart dns@blue",
+        happens: "~net@blue -dns@blue +dns@blue",
+        ..NOTHING
+    },
+    Row {
+        name: "no link any more",
+        change: no_link,
+        decides: "stop dns@blue dns@blue.socket; reload net@blue; restart events@blue",
+        happens: "-dns@blue -dns@blue.socket ~net@blue -events@blue +events@blue",
+        ..NOTHING
+    },
+    Row {
+        name: "a link comes",
+        before: no_link,
+        change: with_link,
+        decides: "reload net@blue; restart events@blue",
+        happens: "~net@blue -events@blue +events@blue +dns@blue.socket +dns@blue",
+        ..NOTHING
+    },
+    Row {
+        name: "a port of the host comes",
+        change: host_port,
+        decides: "restart dns@blue",
+        happens: "-dns@blue +dns@blue +hostport@blue-11434.socket +hostports@blue.target",
+        ..NOTHING
+    },
+    Row {
+        name: "one more port of the host",
+        before: host_port,
+        change: |fleet| fleet.set("blue", "network.hostPorts", json!([11434, 11435])),
+        decides: "restart dns@blue",
+        happens: "-dns@blue +dns@blue +hostport@blue-11435.socket",
+        ..NOTHING
+    },
+    Row {
+        name: "no port of the host any more",
+        before: host_port,
+        change: |fleet| fleet.set("blue", "network.hostPorts", json!([])),
+        decides: "stop hostport@blue-11434.socket hostports@blue.target; restart dns@blue",
+        happens: "-hostport@blue-11434.socket -hostports@blue.target -dns@blue +dns@blue",
+        ..NOTHING
+    },
+    Row {
         name: "the policy of an instance that was stopped",
         meanwhile: STOPPED,
         change: policy,
@@ -262,7 +322,7 @@ pub(crate) const ROWS: &[Row] = &[
             groups(fleet);
         },
         decides: "restart blue identity@blue net@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
@@ -271,7 +331,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "directory",
         change: |fleet| fleet.set("blue", "directory", "/srv/other"),
         decides: "restart blue identity@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED
     },
@@ -279,7 +339,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "stateDir",
         change: |fleet| fleet.set("blue", "stateDir", "/data/blue"),
         decides: "restart blue identity@blue net@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
@@ -287,7 +347,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "extraGroups",
         change: groups,
         decides: "restart blue identity@blue net@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
@@ -302,7 +362,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "auth.enable off",
         change: |fleet| fleet.set("blue", "auth.enable", false),
         decides: "restart blue identity@blue net@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
@@ -310,7 +370,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "auth.passwordFile",
         change: |fleet| fleet.set("blue", "auth.passwordFile", "/run/secrets/blue"),
         decides: "restart blue identity@blue net@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +judge@blue +setup@blue +blue",
         ..RESTARTED_WITH_NET
     },
@@ -318,7 +378,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "nix.enable",
         change: |fleet| fleet.set("blue", "nix.enable", true),
         decides: "restart blue identity@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         ..RESTARTED
     },
@@ -356,7 +416,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "unitOverrides.net",
         change: |fleet| fleet.set("blue", "unitOverrides.net.TimeoutStartSec", 60),
         decides: "restart blue net@blue",
-        happens: "-blue -net@blue +net@blue +setup@blue +blue",
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -371,9 +431,12 @@ pub(crate) const ROWS: &[Row] = &[
         name: "an update of nixpkgs",
         change: Fleet::update,
         both: true,
-        decides: "restart blue green net@blue net@green",
-        happens: "-blue -green -net@blue -net@green +net@blue +setup@blue +blue +net@green \
-                  +setup@green +green",
+        decides: "restart blue dns@blue dns@green events@blue events@green green host@addresses \
+                  net@blue net@green",
+        happens: "-blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses \
+                  -dns@blue.socket -net@blue -dns@green.socket -net@green +host@addresses \
+                  +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +net@green \
+                  +dns@green.socket +events@green +dns@green +setup@green +green",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -383,11 +446,15 @@ pub(crate) const ROWS: &[Row] = &[
         change: Fleet::update,
         both: true,
         decides: "stop listen@blue.service listen@blue.socket listen@green.service \
-                  listen@green.socket; restart blue green net@blue net@green; start \
-                  listen@blue.socket listen@green.socket",
+                  listen@green.socket; restart blue dns@blue dns@green events@blue events@green \
+                  green host@addresses net@blue net@green; start listen@blue.socket \
+                  listen@green.socket",
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
-                  -listen@green.socket -blue -green -net@blue -net@green +net@blue +setup@blue \
-                  +blue +net@green +setup@green +green +listen@blue.socket +listen@green.socket",
+                  -listen@green.socket -blue -dns@blue -dns@green -events@blue -events@green \
+                  -green -host@addresses -dns@blue.socket -net@blue -dns@green.socket -net@green \
+                  +host@addresses +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue \
+                  +blue +net@green +dns@green.socket +events@green +dns@green +setup@green +green \
+                  +listen@blue.socket +listen@green.socket",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -396,8 +463,11 @@ pub(crate) const ROWS: &[Row] = &[
         before: stays,
         change: Fleet::update,
         both: true,
-        decides: "skip blue; reload net@blue; restart green net@green",
-        happens: "~net@blue -green -net@green +net@green +setup@green +green",
+        decides: "skip blue; reload net@blue; restart dns@blue dns@green events@blue events@green \
+                  green host@addresses net@green",
+        happens: "~net@blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses \
+                  -dns@green.socket -net@green +dns@blue +host@addresses +net@green \
+                  +dns@green.socket +events@green +dns@green +events@blue +setup@green +green",
         ..NOTHING
     },
     Row {
@@ -407,10 +477,13 @@ pub(crate) const ROWS: &[Row] = &[
         change: Fleet::update,
         both: true,
         decides: "stop listen@blue.service listen@blue.socket listen@green.service \
-                  listen@green.socket; skip blue; reload net@blue; restart green net@green; \
-                  start listen@blue.socket listen@green.socket",
+                  listen@green.socket; skip blue; reload net@blue; restart dns@blue dns@green \
+                  events@blue events@green green host@addresses net@green; start \
+                  listen@blue.socket listen@green.socket",
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
-                  -listen@green.socket ~net@blue -green -net@green +net@green +setup@green \
+                  -listen@green.socket ~net@blue -dns@blue -dns@green -events@blue -events@green \
+                  -green -host@addresses -dns@green.socket -net@green +dns@blue +host@addresses \
+                  +net@green +dns@green.socket +events@green +dns@green +events@blue +setup@green \
                   +green +listen@blue.socket +listen@green.socket",
         ..NOTHING
     },
@@ -445,7 +518,7 @@ pub(crate) const ROWS: &[Row] = &[
             groups(fleet);
         },
         decides: "skip blue; reload net@blue; restart identity@blue",
-        happens: "~net@blue -blue -net@blue -identity@blue +identity@blue +net@blue \
+        happens: "~net@blue -blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
                   +setup@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
@@ -462,8 +535,8 @@ pub(crate) const ROWS: &[Row] = &[
         },
         decides: "stop endpoint@blue; skip blue; reload net@blue; restart identity@blue; \
                   start endpoint@blue",
-        happens: "-listen@blue.socket -endpoint@blue ~net@blue -blue -net@blue -identity@blue \
-                  +identity@blue +net@blue +setup@blue +blue +listen@blue.socket +endpoint@blue",
+        happens: "-listen@blue.socket -endpoint@blue ~net@blue -blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue \
+                  +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +listen@blue.socket +endpoint@blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -472,7 +545,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: stays,
         change: |fleet| fleet.set("blue", "directory", "/srv/other"),
         decides: "skip blue; restart identity@blue",
-        happens: "-blue -net@blue -identity@blue +identity@blue +net@blue +setup@blue +blue",
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -515,7 +588,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: by_hand,
         change: |fleet| fleet.set("blue", "autoStart", true),
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +setup@blue +blue +endpoint@blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +endpoint@blue \
                   +listen@blue.socket",
         ..NOTHING
     },
@@ -586,6 +659,22 @@ fn swap(fleet: &mut Fleet) {
 
 fn policy(fleet: &mut Fleet) {
     fleet.edits.push(("opencode-net@blue.service", "X-Reload-Triggers=", "X-Reload-Triggers=0"));
+}
+
+fn one_more(fleet: &mut Fleet) {
+    fleet.set("blue", "network.outbound.allowCidrs", json!(["192.168.1.20/32"]));
+}
+
+fn no_link(fleet: &mut Fleet) {
+    fleet.set("blue", "network.outbound.policy", "none");
+}
+
+fn with_link(fleet: &mut Fleet) {
+    fleet.set("blue", "network.outbound.policy", "internet");
+}
+
+fn host_port(fleet: &mut Fleet) {
+    fleet.set("blue", "network.hostPorts", json!([11434]));
 }
 
 fn sandbox_etc(fleet: &mut Fleet) {

@@ -457,7 +457,7 @@ fn traces(machine: &Machine, instance: &str, directory: &str) -> (String, String
     wait_until_served(machine, instance, SOON);
     let model = Model::listen(machine, instance, PORT).unwrap();
     let agent = Agent::in_directory(machine, instance, directory).unwrap();
-    assert_eq!(agent.bash(&model, "pwd").expect(directory), format!("{directory}\n"));
+    assert_eq!(agent.bash(&model, "pwd").unwrap(), format!("{directory}\n"));
     let mut told: String = model.requests().iter().map(ToString::to_string).collect();
     for path in ["agent", "command", "skill"] {
         told += &agent.get(path).unwrap().to_string();

@@ -72,7 +72,6 @@ const WANTED: &[&str] = &[
     "OPENCODE_DISABLE_LSP_DOWNLOAD=0",
     "QUOTED=two words",
     "npm_config_fetch_retries=first",
-    "npm_config_offline=true",
 ];
 
 #[test]

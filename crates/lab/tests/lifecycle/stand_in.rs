@@ -11,6 +11,7 @@ const STAND_IN: &str = r#"#!/usr/bin/python3 -SE
 import socket, sys
 port = int(sys.argv[sys.argv.index('--port') + 1])
 listener = socket.create_server(('127.0.0.1', port))
+print('opencode-instances: the guard is first', flush=True)
 print('opencode-instances: the guard is active', flush=True)
 print(f'opencode server listening on http://127.0.0.1:{port}', flush=True)
 body = '{"healthy":true,"version":"0"}'

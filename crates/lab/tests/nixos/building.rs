@@ -26,6 +26,7 @@ fn the_outputs(machine: &Machine, fleet: &str) {
              ./etc/opencode-instances/facts.json\n\
              ./etc/opencode-instances/instances.json\n\
              ./etc/opencode-instances/website\n\
+             ./etc/systemd/system/opencode-host@addresses.service\n\
              ./etc/systemd/system/opencode.slice\n\
              ./etc/systemd/system/opencode.target\n\
              ./lib/tmpfiles.d/opencode.conf"
@@ -38,7 +39,10 @@ fn the_outputs(machine: &Machine, fleet: &str) {
     assert_eq!(
         lines(&units),
         lines(
-            "opencode-endpoint@website.service\n\
+            "opencode-dns@website.service\n\
+             opencode-dns@website.socket\n\
+             opencode-endpoint@website.service\n\
+             opencode-events@website.service\n\
              opencode-identity@website.service\n\
              opencode-listen@website.service\n\
              opencode-listen@website.socket\n\

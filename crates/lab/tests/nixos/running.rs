@@ -86,9 +86,9 @@ fn nothing_else_of_the_host(machine: &Machine) {
             "/etc",
             "gitconfig\ngroup\nhosts\nnsswitch.conf\nopencode-instances\npasswd\nresolv.conf\nssl",
         ),
-        // Where the setup's own sandbox has its plan.
+        // Where the sandboxes of the setup and of the resolver have what they read.
         ("/etc/opencode-instances", "website"),
-        ("/etc/opencode-instances/website", "setup"),
+        ("/etc/opencode-instances/website", "network.json\nsetup"),
         ("/etc/opencode-instances/website/setup", ""),
         ("/srv", "website"),
     ];

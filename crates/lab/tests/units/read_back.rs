@@ -33,7 +33,7 @@ fn systemd_reads_what_was_meant() -> Result<()> {
     let facts = HostFacts::usr(257);
     let spec = odd::spec(COUNT)?;
     let units: Vec<Unit> =
-        spec.instances.iter().flat_map(|instance| of_instance(instance, &facts, "")).collect();
+        spec.instances.iter().flat_map(|instance| of_instance(instance, &facts, "", "")).collect();
     let text = |unit: &Unit| unit.render(257).0;
     install(&machine, &units, text)?;
     let mut wrong = Vec::new();
@@ -71,7 +71,7 @@ fn show(machine: &Machine, units: &[Unit]) -> Result<Vec<Value>> {
     let lines: Vec<String> = units.iter().map(|unit| object(&unit.name)).collect();
     machine.put("/run/units", lines.join("\n") + "\n", 0o600)?;
     let script = format!("{SHOW} </run/units");
-    let said = machine.run_for(std::time::Duration::from_mins(3), ["sh", "-euc", &script])?.ok()?;
+    let said = machine.run_for(std::time::Duration::from_mins(6), ["sh", "-euc", &script])?.ok()?;
     let answers: Vec<Value> =
         said.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
     ensure!(answers.len() == 2 * units.len(), "{} answers", answers.len());
@@ -105,7 +105,8 @@ fn expected(unit: &Unit) -> Vec<(&'static str, Value)> {
         ("Asserts", all("AssertPathIsDirectory", &path)),
     ];
     if unit.name.ends_with(".socket") {
-        properties.push(("Listen", all("ListenStream", &words)));
+        let listens = entries.iter().filter(|entry| entry.directive.starts_with("Listen"));
+        properties.push(("Listen", listens.filter_map(|entry| words(&entry.value)).collect()));
         return properties;
     }
     let last = |directive: &str| all(directive, &path).get(0).cloned().unwrap_or(json!(""));
@@ -118,7 +119,7 @@ fn expected(unit: &Unit) -> Vec<(&'static str, Value)> {
         ("ExecStop", all("ExecStop", &argv)),
         ("Environment", all("Environment", &variable)),
         ("LoadCredential", all("LoadCredential", &credential)),
-        ("StateDirectory", all("StateDirectory", &words)),
+        ("StateDirectory", split(&all("StateDirectory", &words))),
     ]);
     properties
 }
@@ -159,6 +160,12 @@ fn bind(value: &Directive) -> Option<Value> {
 fn words(value: &Directive) -> Option<Value> {
     let Directive::Words(words) = value else { return None };
     Some(json!(words))
+}
+
+/// Each word by itself; none of these has a blank in it.
+fn split(texts: &Value) -> Value {
+    let texts = texts.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.flat_map(str::split_whitespace).map(|word| json!(word)).collect()
 }
 
 /// `$` is still doubled: it is expanded when the command starts.

@@ -1,8 +1,10 @@
 //! Everything that can keep a namespace from coming up or going away.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -132,6 +134,137 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         source: Errno,
+    },
+    /// Without its record an instance could get the address of another.
+    #[error("cannot {action} {path}; the unit needs root and a writable {path}")]
+    Records {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Guessing would give an instance the address of another.
+    #[error(
+        "cannot read {path}, which says which addresses each instance has; put back a copy, or stop \
+         all instances, remove it, and start them: they may get other addresses then"
+    )]
+    BadRecords {
+        /// The file.
+        path: PathBuf,
+        /// Where reading ended.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A link takes two addresses.
+    #[error("network.pool {pool} has no room for a link; give it a prefix of at most 31 bits")]
+    PoolTooSmall {
+        /// The pool.
+        pool: Ipv4Net,
+    },
+    /// Instances that are gone keep their place, so that they come back to it.
+    #[error(
+        "network.pool {pool} has no address left; make it larger, or remove instances that are \
+         gone for good from {path}"
+    )]
+    PoolFull {
+        /// The pool.
+        pool: Ipv4Net,
+        /// Where the places are recorded.
+        path: PathBuf,
+    },
+    /// What the host reaches there would be taken for instances, and the other way round.
+    #[error(
+        "network.pool {pool} overlaps with {address}, where this host is; set network.pool to a \
+         range that nothing here uses, for example \"10.218.0.0/16\""
+    )]
+    PoolTaken {
+        /// The pool.
+        pool: Ipv4Net,
+        /// An address of the host, with its network.
+        address: IpNet,
+    },
+    /// The kernel refused a step on the link.
+    #[error("cannot {action} {link}; the unit needs CAP_NET_ADMIN")]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// On which interface.
+        link: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that is not ours has the name.
+    #[error("{link} {place} is not the link of this instance; remove it: {remedy}")]
+    ForeignLink {
+        /// The interface.
+        link: String,
+        /// `on the host` or `in the namespace`.
+        place: &'static str,
+        /// The command that removes it.
+        remedy: String,
+    },
+    /// A setting below `/proc/sys`.
+    #[error("cannot {action} {path}; the unit needs CAP_NET_ADMIN and a writable /proc/sys/net")]
+    Setting {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The setting.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written is not there.
+    #[error("{path} is {found} although {value} was written; another program changes it")]
+    SettingIgnored {
+        /// The setting.
+        path: PathBuf,
+        /// What it should be.
+        value: String,
+        /// What it is.
+        found: String,
+    },
+    /// A way out that no policy was made for.
+    #[error(
+        "the namespace still has the IPv6 address {address} although this host has no IPv6; \
+         another program adds it: find it with \"ip -6 monitor\" inside"
+    )]
+    Ipv6Left {
+        /// The address.
+        address: IpAddr,
+    },
+    /// An address of the host's may not be refused inside, so that the host's table must refuse it alone.
+    #[error(
+        "nft cannot fill the sets host4 and host6 of {name} ({status}): {stderr}; \
+         `systemctl reload opencode-net@{name}` loads its policy anew"
+    )]
+    HostSets {
+        /// The instance.
+        name: String,
+        /// How it ended.
+        status: String,
+        /// What it said, on one line.
+        stderr: String,
+    },
+    /// The host's changes cannot be followed.
+    #[error("cannot listen for changes of the host's addresses, routes and rules")]
+    Listen(#[source] io::Error),
+    /// Without its table the host would let nothing of any instance out.
+    #[error(
+        "nft cannot {action} the host's table inet opencode_host ({status}): {stderr}; \
+         the kernel needs nft_nat, nft_masq and nft_fib_inet"
+    )]
+    HostTable {
+        /// What was tried.
+        action: &'static str,
+        /// How it ended.
+        status: String,
+        /// What it said, on one line.
+        stderr: String,
     },
 }
 

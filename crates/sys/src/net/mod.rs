@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing is ever pinned below `/run/netns` before its policy is loaded and proven.
 //! The kernel forgets an unpinned namespace together with the last process in it, so a run that is
-//! killed at any step leaves either nothing usable or a namespace that refuses.
+//! killed at any step leaves either nothing usable or a namespace that refuses. A link comes after
+//! the policy and goes before it.
 //!
 //! [`up`] always builds a fresh namespace from the rules. When there is none yet, that one is
 //! pinned; otherwise it is the reference: the existing namespace gets the same text in one
@@ -10,20 +11,37 @@
 //! a comment survives a rule added next to it, and nft 1.0.6 does not even print it as JSON.
 
 mod error;
+mod link;
+mod look;
 mod loopback;
 mod namespace;
+mod nft;
 mod pin;
 mod policy;
+mod route;
+mod sysctl;
+mod watch;
 
-use std::os::fd::AsFd as _;
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use instances_core::layout::NETNS_DIR;
+use instances_core::network::Network;
 use instances_core::spec::InstanceName;
+use ipnet::Ipv4Net;
 
 pub use self::error::{Error, Teardown};
+use self::link::Wanted;
+pub use self::look::{Addresses, Link, Look, Request, Rules, can_look, look};
 use self::pin::{Pinned, Place};
 use self::policy::Policy;
+pub use self::sysctl::Changed;
+pub use self::watch::watch;
+
+/// Which groups may send echo requests without privileges: a new namespace allows it to nobody.
+const PING: &str = "net/ipv4/ping_group_range";
 
 /// What [`up`] needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -34,11 +52,17 @@ pub struct Up<'a> {
     pub rules: &'a Path,
     /// The `nft` program, as an absolute path.
     pub nft: &'a Path,
+    /// What the addresses of its link are taken from; without one it has no link.
+    pub pool: Option<Ipv4Net>,
+    /// Addresses beside the internet that it should reach: the host forwards to where they are too.
+    pub destinations: &'a [IpAddr],
 }
 
 /// The steps of [`up`], each reported once it is done, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// The addresses of the link are recorded. Like all others about a link, only reported with one.
+    Allocated,
     /// A fresh namespace holds the policy.
     Loaded,
     /// What was loaded closes every hook.
@@ -53,6 +77,27 @@ pub enum Step {
     Pinned,
     /// The namespace that was there already has the policy again.
     Reloaded,
+    /// Routing rules refuse what the host's table has not seen.
+    Guarded,
+    /// The host's table is in force for the link.
+    HostReady,
+    /// Both ends exist; a new one is down.
+    LinkMade,
+    /// The host's end is up.
+    HostEndUp,
+    /// The inner end is up, with its routes.
+    LinkUp,
+    /// The kernel forwards for it.
+    Forwarding,
+}
+
+/// What [`up`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// How it found the namespace.
+    pub outcome: Outcome,
+    /// Settings of the host that had to change, and stay so.
+    pub changed: Vec<Changed>,
 }
 
 /// What [`up`] found, and therefore did.
@@ -68,46 +113,94 @@ pub enum Outcome {
     Restored,
 }
 
-/// Makes sure that the namespace `opencode-NAME` exists and holds exactly the policy in the file.
+/// Reads what an instance may reach, as it is rendered beside the rules.
+pub fn read_network(path: &Path) -> Result<Network, Error> {
+    let failed = |source| Error::ReadRules { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(failed)?;
+    serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
+}
+
+/// Makes sure that the namespace `opencode-NAME` exists and holds exactly the policy in the file, and
+/// that it has a link if it should have one.
 ///
-/// Safe to repeat, and the way to reload. On an error the policy that was in force stays.
-/// Must run in the host's mount namespace, or else the pin is not seen by anybody.
-pub fn up(request: &Up<'_>, progress: &(dyn Fn(Step) + Sync)) -> Result<Outcome, Error> {
-    let policy = Policy::read(request.rules, request.nft)?;
+/// Safe to repeat, and the way to reload: connections that are still allowed go on. On an error the
+/// policy that was in force stays. Must run in the host's mount and network namespaces, or else the pin
+/// is not seen by anybody and the link leads nowhere.
+pub fn up(request: &Up<'_>, progress: &(dyn Fn(Step) + Sync)) -> Result<Done, Error> {
+    let Up { name, rules, nft, pool, destinations } = *request;
+    let wanted = pool.map(|pool| Wanted::new(name, pool, nft, destinations)).transpose()?;
+    if wanted.is_some() {
+        progress(Step::Allocated);
+    }
+    let more = wanted.as_ref().map(Wanted::rules).unwrap_or_default();
+    let policy = Policy::read(rules, &more, nft)?;
+    let (namespace, outcome) = with_policy(name, &policy, wanted.as_ref(), progress)?;
+    let changed = match &wanted {
+        Some(wanted) => wanted.raise(namespace.as_fd(), progress)?,
+        None => match link::lower(name, Some(nft)).into_iter().next() {
+            Some(error) => return Err(error),
+            None => Vec::new(),
+        },
+    };
+    Ok(Done { outcome, changed })
+}
+
+/// The namespace with the policy in force, made or found.
+fn with_policy(
+    name: &InstanceName,
+    policy: &Policy,
+    wanted: Option<&Wanted<'_>>,
+    progress: &(dyn Fn(Step) + Sync),
+) -> Result<(OwnedFd, Outcome), Error> {
+    let settle = || {
+        loopback::up()?;
+        sysctl::ensure(PING, "0 2147483647")?;
+        wanted.map_or(Ok(()), Wanted::prepare)
+    };
     let (fresh, expected) = namespace::fresh(|| {
         policy.load()?;
         progress(Step::Loaded);
         let listing = policy.list()?;
         policy.require_closed(&listing)?;
         progress(Step::Proven);
-        loopback::up()?;
+        settle()?;
         progress(Step::LoopbackUp);
         Ok(listing)
     })?;
-    let existing =
-        match pin::pin(&Place::new(NETNS_DIR, request.name.as_str()), fresh.as_fd(), progress)? {
-            Pinned::Here => return Ok(Outcome::Created),
-            Pinned::Already(existing) => existing,
-        };
+    let existing = match pin::pin(&Place::new(NETNS_DIR, name.as_str()), fresh.as_fd(), progress)? {
+        Pinned::Here => return Ok((fresh, Outcome::Created)),
+        Pinned::Already(existing) => existing,
+    };
     drop(fresh);
-    namespace::inside(existing.as_fd(), || {
+    let outcome = namespace::inside(existing.as_fd(), || {
         let outcome = match policy.list() {
-            Ok(found) if found == expected => Outcome::Same,
+            Ok(found) if found.same_policy(&expected) => Outcome::Same,
             Ok(_) => Outcome::Replaced,
             Err(_) => Outcome::Restored,
         };
         policy.load()?;
         policy.require_same(&expected, &policy.list()?)?;
-        loopback::up()?;
+        settle()?;
         progress(Step::Reloaded);
         Ok(outcome)
-    })
+    })?;
+    Ok((existing, outcome))
 }
 
-/// Takes the name of the namespace away. Already gone is success.
+/// Takes the link of the namespace away, and then its name. Already gone is success.
 ///
-/// The namespace itself, with its policy, lives on until the last process in it has ended.
-/// Whatever can be done is done; what could not be is reported together.
-pub fn down(name: &InstanceName) -> Result<(), Teardown> {
-    pin::unpin(&Place::new(NETNS_DIR, name.as_str()))
+/// The namespace itself, with its policy, lives on until the last process in it has ended. The
+/// addresses of the link stay recorded. Whatever can be done is done; what could not be is reported together.
+pub fn down(name: &InstanceName, nft: Option<&Path>) -> Result<(), Teardown> {
+    let mut errors = link::lower(name, nft);
+    if let Err(teardown) = pin::unpin(&Place::new(NETNS_DIR, name.as_str())) {
+        errors.extend(teardown.errors);
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Teardown { errors }) }
+}
+
+/// Forgets which addresses of the pool an instance had, unless it is among `kept` or has a link still.
+/// Returns who is forgotten.
+pub fn forget(kept: &[&InstanceName]) -> Result<Vec<String>, Error> {
+    link::forget(kept)
 }

@@ -149,6 +149,18 @@ fn already(place: &Place, existing: OwnedFd) -> Result<Pinned, Error> {
     Ok(Pinned::Already(existing))
 }
 
+/// The namespace with this name; `None` where there is none.
+pub(super) fn find(place: &Place) -> Result<Option<OwnedFd>, Error> {
+    let directory = match open_directory(&place.directory) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(place.failed("open the directory of"))?,
+    };
+    match place.inspect(directory.as_fd())? {
+        Found::Namespace(namespace) => Ok(Some(namespace)),
+        Found::Nothing | Found::Stale(_) => Ok(None),
+    }
+}
+
 /// Removes the name, whatever else goes wrong.
 pub(super) fn unpin(place: &Place) -> Result<(), Teardown> {
     let failed = |error| Teardown { errors: vec![error] };

@@ -5,16 +5,17 @@
 //! JSON alone, and only on our own table: other tables may hold objects no parser knows.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use instances_core::layout::NFT_TABLE;
+use instances_core::nft::HOST_SETS;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Error;
+use super::nft::{self, Failure};
 
 /// Every hook through which a packet can enter or leave a namespace.
 const HOOKS: [&str; 3] = ["input", "forward", "output"];
@@ -48,8 +49,9 @@ struct Chain {
 }
 
 impl Policy {
-    /// Reads the rules; only root may be able to change them.
-    pub(super) fn read(rules: &Path, nft: &Path) -> Result<Self, Error> {
+    /// Reads the rules; only root may be able to change them. `addition` is loaded with them, in the same
+    /// transaction: what belongs to the policy and is known only now.
+    pub(super) fn read(rules: &Path, addition: &str, nft: &Path) -> Result<Self, Error> {
         let failed = |source| Error::ReadRules { path: rules.to_owned(), source };
         let mut file = File::open(rules).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -59,6 +61,7 @@ impl Policy {
         }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
+        text.push_str(addition);
         Ok(Self { nft: nft.to_owned(), rules: rules.to_owned(), text })
     }
 
@@ -70,8 +73,7 @@ impl Policy {
     /// Lists the table; fails when there is none.
     pub(super) fn list(&self) -> Result<Listing, Error> {
         let output = self.run("list", &["-j", "list", "table", "inet", NFT_TABLE], "")?;
-        Listing::parse(&output.stdout)
-            .map_err(|source| Error::Listing { nft: self.nft.clone(), source })
+        Listing::parse(&output).map_err(|source| Error::Listing { nft: self.nft.clone(), source })
     }
 
     /// Refuses a policy that leaves a hook open.
@@ -87,46 +89,46 @@ impl Policy {
 
     /// Refuses a loaded table that differs from the reference.
     pub(super) fn require_same(&self, expected: &Listing, found: &Listing) -> Result<(), Error> {
-        let same = expected == found;
+        let same = expected.same_policy(found);
         if same { Ok(()) } else { Err(Error::NotAsWritten { rules: self.rules.clone() }) }
     }
 
-    fn run(&self, action: &'static str, arguments: &[&str], input: &str) -> Result<Output, Error> {
-        let failed = |source| Error::StartNft { nft: self.nft.clone(), source };
-        let mut child = Command::new(&self.nft)
-            .args(arguments)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(input.as_bytes()) {
-                // It ended before it read everything: its exit status says why.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                written => written.map_err(failed)?,
+    fn run(&self, action: &'static str, arguments: &[&str], input: &str) -> Result<Vec<u8>, Error> {
+        nft::run(&self.nft, arguments, input).map_err(|failure| match failure {
+            Failure::Start(source) => Error::StartNft { nft: self.nft.clone(), source },
+            Failure::Refused { status, stderr } => {
+                Error::Nft { action, rules: self.rules.clone(), status, stderr }
             }
-        }
-        let output = child.wait_with_output().map_err(failed)?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        Err(Error::Nft {
-            action,
-            rules: self.rules.clone(),
-            status: output.status.to_string(),
-            stderr: one_line(&output.stderr),
         })
     }
 }
 
 impl Listing {
-    fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         let document: Document = serde_json::from_slice(json)?;
         let own = document.nftables.into_iter().filter(|object| object.get("metainfo").is_none());
         Ok(Self(own.map(settled).collect()))
+    }
+
+    /// The same without what these sets hold.
+    pub(super) fn without(&self, sets: &[&str]) -> Self {
+        let emptied = |object: &Value| {
+            let mut object = object.clone();
+            if let Some(Value::Object(set)) = object.get_mut("set") {
+                let name = set.get("name").and_then(Value::as_str);
+                if name.is_some_and(|name| sets.contains(&name)) {
+                    set.remove("elem");
+                }
+            }
+            object
+        };
+        Self(self.0.iter().map(emptied).collect())
+    }
+
+    /// True when both are the same policy. The host's addresses are none of it: they change by
+    /// themselves, and whoever follows them may have been here in between.
+    pub(super) fn same_policy(&self, other: &Self) -> bool {
+        self.without(&HOST_SETS) == other.without(&HOST_SETS)
     }
 
     /// True when a filter chain at `hook` drops what no rule accepts.
@@ -167,10 +169,6 @@ fn settled(value: Value) -> Value {
     }
 }
 
-fn one_line(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{HOOKS, Listing, Policy};
@@ -207,6 +205,14 @@ mod tests {
     }
 
     #[test]
+    fn what_sets_hold_can_be_left_out() {
+        let set = |name: &str, elem: Value| json!({"set": {"name": name, "type": "ipv4_addr", "elem": elem}});
+        let (one, two) = (listing(&[set("s", json!(["a"]))]), listing(&[set("s", json!(["b"]))]));
+        assert_eq!(one.without(&["s"]), two.without(&["s"]));
+        assert_ne!(one.without(&["t"]), two.without(&["t"]));
+    }
+
+    #[test]
     fn every_hook_must_be_closed() {
         let closed: Vec<Value> = HOOKS.iter().map(|hook| chain(hook, "drop", 1)).collect();
         assert!(HOOKS.iter().all(|hook| listing(&closed).closes(hook)));
@@ -228,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_addresses_are_no_part_of_a_policy() {
+        let set = |name: &str, elements: Value| json!({"set": {"name": name, "type": "ipv4_addr", "elem": elements}});
+        let bare = |name: &str| json!({"set": {"name": name, "type": "ipv4_addr"}});
+        let host = listing(&[set("host4", json!(["192.0.2.1"]))]);
+        assert!(host.same_policy(&listing(&[set("host4", json!(["192.0.2.7"]))])));
+        assert!(host.same_policy(&listing(&[bare("host4")])));
+        assert!(!host.same_policy(&listing(&[bare("host6")])) && !host.same_policy(&listing(&[])));
+        let allow = listing(&[set("allow4", json!(["192.0.2.1"]))]);
+        assert!(!allow.same_policy(&listing(&[set("allow4", json!(["192.0.2.7"]))])));
+    }
+
+    #[test]
     fn unknown_objects_are_no_error_but_count() {
         let odd = json!({"chain": 7, "hologram": [1]});
         assert!(!listing(std::slice::from_ref(&odd)).closes("input"));
@@ -239,9 +257,9 @@ mod tests {
     fn rules_that_others_can_write_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         rustix::fs::fchmod(&file, 0o666.into()).unwrap();
-        let message = Policy::read(file.path(), Path::new("nft")).unwrap_err().to_string();
+        let message = Policy::read(file.path(), "", Path::new("nft")).unwrap_err().to_string();
         assert!(message.contains("chmod go-w"), "{message}");
-        let missing = Policy::read(Path::new("/nonexistent"), Path::new("nft")).unwrap_err();
+        let missing = Policy::read(Path::new("/nonexistent"), "", Path::new("nft")).unwrap_err();
         assert!(missing.to_string().contains("opencode-instances apply"));
     }
 }

@@ -15,7 +15,7 @@ mod relay;
 mod room;
 mod server;
 mod session;
-mod signals;
+pub(crate) mod signals;
 mod watch;
 
 use std::io;

@@ -156,7 +156,9 @@ pub(super) struct Tail {
     section: Section,
     /// Whether the server said that it listens.
     pub(super) listening: bool,
-    /// Whether the guard said that it is active.
+    /// Whether the guard said that it is read first.
+    first: bool,
+    /// Whether the guard said, after that, that it is active.
     pub(super) guarded: bool,
 }
 
@@ -168,7 +170,8 @@ impl Tail {
     pub(super) fn see(&mut self, line: &str) {
         let line = one_line(&without_escapes(line), MAX_WORDS);
         self.listening |= line.contains("listening on http");
-        self.guarded |= line == guard::LINE;
+        self.first |= line == guard::FIRST && !self.listening;
+        self.guarded |= line == guard::LINE && self.first;
         match line.as_str() {
             "--- JSONC Input ---" => self.section = Section::Input,
             "--- Errors ---" => self.section = Section::Errors,

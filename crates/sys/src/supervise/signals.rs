@@ -12,14 +12,14 @@ use signal_hook::{flag, low_level::pipe};
 
 /// The handlers. Process 1 of a namespace gets only signals that it has handlers for.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     wake: UnixStream,
     asked: Arc<AtomicUsize>,
 }
 
 impl Signals {
     /// Installs handlers for SIGTERM, SIGINT, SIGHUP and SIGCHLD.
-    pub(super) fn install() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         let (wake, writer) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         let asked = Arc::new(AtomicUsize::new(0));
@@ -36,12 +36,12 @@ impl Signals {
     }
 
     /// Wakes when a signal came.
-    pub(super) fn interest(&self) -> PollFd<'_> {
+    pub(crate) fn interest(&self) -> PollFd<'_> {
         PollFd::new(&self.wake, PollFlags::IN)
     }
 
     /// The signal that asks for the end, once for each time that one came.
-    pub(super) fn take(&mut self) -> Option<Signal> {
+    pub(crate) fn take(&mut self) -> Option<Signal> {
         let mut rest = [0; 64];
         while matches!(self.wake.read(&mut rest), Ok(1..)) {}
         match i32::try_from(self.asked.swap(0, Ordering::SeqCst)).ok()? {

@@ -6,11 +6,16 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
     clippy::print_stdout,
     reason = "a test without the usual harness, which clippy does not recognise as one"
 )]
 
+mod link;
 mod stage;
+mod watch;
+mod world;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -55,15 +60,21 @@ const CASES: [(&str, fn()); 18] = [
     ("down_is_thorough", down_is_thorough),
 ];
 
+fn cases() -> impl Iterator<Item = (&'static str, fn())> {
+    CASES.into_iter().chain(link::CASES).chain(watch::CASES)
+}
+
 fn main() -> ExitCode {
     if let Ok(step) = env::var(KILL_AT) {
         up_and_die(&step);
         return ExitCode::SUCCESS;
     }
     if let Ok(case) = env::var(CASE) {
-        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
+        for place in ["/run", "/var/lib"] {
+            mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).unwrap();
+        }
         write_rules(&deny_all("foo"));
-        CASES.iter().find(|(name, _)| *name == case).unwrap().1();
+        cases().find(|(name, _)| *name == case).unwrap().1();
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::from_args();
@@ -78,7 +89,7 @@ fn main() -> ExitCode {
     let trial = |(name, _): (&'static str, fn())| {
         Trial::test(name, move || isolated(name)).with_ignored_flag(missing.is_some())
     };
-    libtest_mimic::run(&arguments, CASES.into_iter().map(trial).collect()).exit_code()
+    libtest_mimic::run(&arguments, cases().map(trial).collect()).exit_code()
 }
 
 /// Why these tests cannot run here.
@@ -297,8 +308,10 @@ fn tampering_is_seen_and_repaired() {
 
 fn new_rules_replace_old_ones() {
     up();
-    let wider =
-        deny_all("foo").replace("counter reject", "ip daddr 192.0.2.1 accept\ncounter reject");
+    let wider = deny_all("foo").replace(
+        "counter reject with icmpx",
+        "ip daddr 192.0.2.1 accept\ncounter reject with icmpx",
+    );
     write_rules(&wider);
     assert_eq!(up(), Outcome::Replaced);
     assert!(inside("nft list ruleset").1.contains("192.0.2.1"));
@@ -375,7 +388,10 @@ fn refused_at_once_and_loopback_works() {
     refused();
     assert!(reach().is_err());
     let (_, rules) = inside("nft list ruleset");
-    assert!(!rules.contains("counter packets 0"), "nothing was counted: {rules}");
+    assert!(
+        !rules.contains("counter packets 0 bytes 0 reject with icmpx"),
+        "nothing was counted: {rules}"
+    );
 }
 
 fn reloading_never_opens() {
@@ -418,8 +434,10 @@ fn seen_by_units_with_their_own_mounts() {
         .unwrap();
     let mut ready = [0; 6];
     std::io::Read::read_exact(unit.stdout.as_mut().unwrap(), &mut ready).unwrap();
-    net::up(&Up { name: &stage::name("foo2"), rules: Path::new(RULES), nft: &nft() }, &|_| {})
-        .unwrap();
+    let (name, nft) = (stage::name("foo2"), nft());
+    let request =
+        Up { name: &name, rules: Path::new(RULES), nft: &nft, pool: None, destinations: &[] };
+    net::up(&request, &|_| {}).unwrap();
     std::io::Write::write_all(unit.stdin.as_mut().unwrap(), b"go\n").unwrap();
     assert!(unit.wait().unwrap().success());
     // `ip netns` and we share the same directory.

@@ -14,6 +14,10 @@ use rustix::process::{Signal, getpid, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub(crate) const KILL_AT: &str = "INSTANCES_NET_KILL_AT";
+/// Instead of a step: the child takes everything down.
+const DOWN: &str = "down";
+/// With this in its environment, the child gives the namespace a link.
+pub(crate) const POOL: &str = "INSTANCES_NET_POOL";
 pub(crate) const RULES: &str = "/run/rules.nft";
 pub(crate) const PIN: &str = "/run/netns/opencode-foo";
 
@@ -32,11 +36,25 @@ pub(crate) fn name(text: &str) -> InstanceName {
 }
 
 pub(crate) fn down() -> Result<(), net::Teardown> {
-    net::down(&name("foo"))
+    net::down(&name("foo"), Some(&nft()))
 }
 
 pub(crate) fn up_with(nft: &Path, progress: &(dyn Fn(Step) + Sync)) -> Result<Outcome, Error> {
-    net::up(&Up { name: &name("foo"), rules: Path::new(RULES), nft }, progress)
+    let pool = env::var_os(POOL).map(|pool| pool.into_string().unwrap().parse().unwrap());
+    let request = Up { name: &name("foo"), rules: Path::new(RULES), nft, pool, destinations: &[] };
+    net::up(&request, progress).map(|done| done.outcome)
+}
+
+/// Without a link.
+pub(crate) fn up_named(text: &str) {
+    let request = Up {
+        name: &name(text),
+        rules: Path::new(RULES),
+        nft: &nft(),
+        pool: None,
+        destinations: &[],
+    };
+    net::up(&request, &|_| {}).unwrap();
 }
 
 pub(crate) fn up() -> Outcome {
@@ -49,6 +67,10 @@ pub(crate) fn refusal(nft: &Path) -> String {
 
 /// The child of the cases that kill: dies in the middle of `up`, as nothing can prevent.
 pub(crate) fn up_and_die(step: &str) {
+    if step == DOWN {
+        down().unwrap();
+        return;
+    }
     let die = |done: Step| {
         if format!("{done:?}") == step {
             kill_process(getpid(), Signal::KILL).unwrap();
@@ -63,6 +85,19 @@ pub(crate) fn spawn_up(kill_at: &str) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+pub(crate) fn spawn_linked_up(kill_at: &str, pool: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .env(KILL_AT, kill_at)
+        .env(POOL, pool)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+pub(crate) fn spawn_down() -> Child {
+    Command::new(env::current_exe().unwrap()).env(KILL_AT, DOWN).spawn().unwrap()
 }
 
 /// Runs a command line in the instance's namespace.

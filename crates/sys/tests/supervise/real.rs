@@ -33,7 +33,7 @@ fn ready_and_ended() {
         assert!(config.is_json_success());
         rig.until("a sign of life", |rig| rig.beats() > 0);
         println!("resident: {} KiB", rig.resident());
-        assert!(cfg!(debug_assertions) || rig.resident() < 3 << 10, "{} KiB", rig.resident());
+        assert!(cfg!(debug_assertions) || rig.resident() < 7 << 9, "{} KiB", rig.resident());
         rig.stop(signal);
     }
 }

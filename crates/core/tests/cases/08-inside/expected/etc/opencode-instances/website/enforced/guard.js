@@ -1,12 +1,13 @@
 // What opencode's own settings and variables cannot say. The supervisor has it read before the server's own
 // program, and the enforced configuration names it as a plugin: a project that is not trusted has no
 // configuration that the server could find, and no file lifts what is enforced once the configuration is
-// merged. The supervisor waits for the line that it prints as a plugin, and keeps the server down without it.
+// merged. It prints a line as the one and as the other; the supervisor waits for both, and keeps the server down
+// without them.
 import { resolve as absolute } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** `{ hides: boolean, home: path, directory: path, line: text, enforced: settings }` */
-const GIVEN = {"hides":true,"home":"/var/lib/opencode/instance-state/website","directory":"/srv/website","line":"opencode-instances: the guard is active","enforced":{"share":"disabled","permission":{"webfetch":"deny"}}};
+/** `{ hides: boolean, home: path, directory: path, first: text, line: text, enforced: settings }` */
+const GIVEN = {"hides":true,"home":"/var/lib/opencode/instance-state/website","directory":"/srv/website","first":"opencode-instances: the guard is first","line":"opencode-instances: the guard is active","enforced":{"share":"disabled","permission":{"webfetch":"deny"}}};
 
 // An import would fix what the server's own imports of it are given.
 const fs = process.getBuiltinModule("node:fs");
@@ -75,6 +76,8 @@ const isFirst = process.env.BUN_INSPECT_PRELOAD === import.meta.path;
 // What the agent starts does not read it.
 delete process.env.BUN_INSPECT_PRELOAD;
 if (isFirst && GIVEN.hides) hide();
+// On the same way as the server's own word that it listens, and so in front of it.
+if (isFirst) console.log(GIVEN.first);
 
 const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 

@@ -1,0 +1,192 @@
+//! Keeps the host's side of all links as it should be while the host around it changes.
+//!
+//! Three things change without anybody telling an instance's unit: the host's own addresses, which every
+//! policy refuses; the host's table, which a program that owns the firewall may flush; and the way
+//! out. None of it opens anything while nobody looks: the host's table refuses what is for the host, the
+//! routing rules refuse what the table has not seen.
+
+use std::env;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use instances_core::layout::NFT_HOST_TABLE;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with, sockopt,
+};
+
+use super::Error;
+use super::link::{self, Known};
+use crate::notify::Notifier;
+
+/// `RTNLGRP_LINK`, and addresses, routes and rules of both families.
+const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+/// `NFNLGRP_NFTABLES`.
+const NFT_GROUPS: [u32; 1] = [7];
+
+/// How much the kernel keeps for us.
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// As large as the kernel ever makes one notice.
+const DATAGRAM: usize = 64 << 10;
+
+/// Changes come in swarms: a look waits until none has come for so long,
+const QUIET: Duration = Duration::from_millis(50);
+/// but no longer than this.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// When what could not be done is tried again, whatever happens.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Follows the host's changes, and returns only when it cannot.
+///
+/// `reload` is asked to reload the units of instances whose links were made for another way out, and
+/// must not wait for it: a reload waits for the lock that is held here at times. `note` is told what was done.
+pub fn watch(
+    nft: &Path,
+    reload: &dyn Fn(&[String]) -> Result<(), String>,
+    note: &dyn Fn(String),
+) -> Error {
+    match Changes::subscribe() {
+        Ok(changes) => follow(&changes, nft, reload, note),
+        Err(error) => Error::Listen(error),
+    }
+}
+
+fn follow(
+    changes: &Changes,
+    nft: &Path,
+    reload: &dyn Fn(&[String]) -> Result<(), String>,
+    note: &dyn Fn(String),
+) -> Error {
+    let mut notifier = Notifier::new(env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let mut known = Known::default();
+    let (mut table, mut first) = (true, true);
+    loop {
+        let failed = look(nft, &mut known, table, reload, note);
+        if std::mem::take(&mut first) {
+            // Whoever makes a link after this is told of what changes after it.
+            notifier.ready("following the host's addresses, routes and rules");
+        }
+        match changes.wait(failed.then_some(AGAIN)) {
+            Ok(of_table) => table = of_table || failed,
+            Err(error) => return Error::Listen(error),
+        }
+    }
+}
+
+/// True when something could not be done.
+fn look(
+    nft: &Path,
+    known: &mut Known,
+    table: bool,
+    reload: &dyn Fn(&[String]) -> Result<(), String>,
+    note: &dyn Fn(String),
+) -> bool {
+    let look = match link::look(nft, known, table) {
+        Ok(look) => look,
+        Err(error) => {
+            note(chain(&error));
+            return true;
+        }
+    };
+    if look.healed {
+        note(format!("table inet {NFT_HOST_TABLE} was changed or removed; it is back"));
+    }
+    if look.filled > 0 {
+        note(format!("{} namespaces refuse the host's addresses of now", look.filled));
+    }
+    for error in &look.errors {
+        note(chain(error));
+    }
+    if !look.outdated.is_empty() {
+        note(format!("the way out may be another one; reloading {}", look.outdated.join(" ")));
+        if let Err(words) = reload(&look.outdated) {
+            note(words);
+        }
+    }
+    !look.errors.is_empty()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// What the kernel tells of the host's namespace.
+#[derive(Debug)]
+struct Changes {
+    route: OwnedFd,
+    nft: OwnedFd,
+}
+
+impl Changes {
+    fn subscribe() -> io::Result<Self> {
+        Ok(Self {
+            route: listen(None, &ROUTE_GROUPS)?,
+            nft: listen(Some(netlink::NETFILTER), &NFT_GROUPS)?,
+        })
+    }
+
+    /// Waits for changes, or for as long as that; true when the host's table may be among them.
+    fn wait(&self, patience: Option<Duration>) -> io::Result<bool> {
+        if !self.poll(patience)? {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        let mut table = false;
+        loop {
+            drain(&self.route, |_| false)?;
+            table |= drain(&self.nft, names_table)?;
+            if start.elapsed() >= PATIENCE || !self.poll(Some(QUIET))? {
+                return Ok(table);
+            }
+        }
+    }
+
+    /// False when nothing came in time.
+    fn poll(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let timeout = patience.and_then(|time| Timespec::try_from(time).ok());
+        let mut fds = [&self.route, &self.nft].map(|fd| PollFd::new(fd, PollFlags::IN));
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(Errno::INTR) => Ok(false),
+            done => Ok(done? > 0),
+        }
+    }
+}
+
+fn listen(protocol: Option<rustix::net::Protocol>, groups: &[u32]) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
+    sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER))?;
+    let mask = groups.iter().map(|group| 1 << (group - 1)).sum();
+    bind(&socket, &SocketAddrNetlink::new(0, mask))?;
+    Ok(socket)
+}
+
+/// Reads all that waits; true when any of it `matters`. What was lost, matters.
+fn drain(socket: &OwnedFd, matters: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+    let mut buffer = vec![0; DATAGRAM];
+    let mut any = false;
+    loop {
+        match recv(socket, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((held, whole)) => {
+                any |= whole > held || matters(buffer.get(..held).unwrap_or_default());
+            }
+            Err(Errno::NOBUFS) => any = true,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(any),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Other programs change their own tables all the time; a notice about ours has its name in it.
+fn names_table(notice: &[u8]) -> bool {
+    let name = NFT_HOST_TABLE.as_bytes();
+    notice.windows(name.len()).any(|window| window == name)
+}

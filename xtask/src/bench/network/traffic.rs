@@ -1,0 +1,131 @@
+//! Clients in a namespace, and their servers on the machine's internet.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use instances_lab::Machine;
+use rustix::net::sockopt::set_socket_linger;
+
+const HOST: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
+const SINK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5001);
+const DOOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5002);
+const FULL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5003);
+/// How much is written at once.
+const CHUNK: usize = 256 << 10;
+/// How long an answer may take before the path is broken.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Bytes a second of one stream.
+    Stream,
+    /// Connections a second, one after the other.
+    Connections,
+    /// Small datagrams in a second of the sender's processor time, which a busy machine does not change:
+    /// the kernel takes a packet all the way within the call that sends it.
+    Packets,
+}
+
+impl Kind {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Stream => "one TCP stream",
+            Self::Connections => "new connections",
+            Self::Packets => "datagrams a second of processor time",
+        }
+    }
+
+    pub(super) fn figure(self, median: f64) -> String {
+        match self {
+            Self::Stream => format!("{:.1} Gbit/s", median * 8.0 / 1e9),
+            Self::Connections => format!("{median:.0}/s"),
+            Self::Packets => format!("{median:.0}"),
+        }
+    }
+}
+
+/// Starts the servers, which end with this process; the socket is that of datagrams, which nobody reads.
+pub(super) fn serve(machine: &Machine) -> Result<UdpSocket> {
+    let (sink, door, full) = machine.in_named_netns("internet", || -> std::io::Result<_> {
+        Ok((TcpListener::bind(SINK)?, TcpListener::bind(DOOR)?, UdpSocket::bind(FULL)?))
+    })??;
+    thread::spawn(move || {
+        let mut buffer = vec![0; CHUNK];
+        for mut stream in sink.incoming().flatten() {
+            while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        }
+    });
+    thread::spawn(move || door.incoming().for_each(drop));
+    Ok(full)
+}
+
+/// One figure of a path.
+pub(super) fn measure(
+    machine: &Machine,
+    namespace: &str,
+    kind: Kind,
+    sample: Duration,
+) -> Result<f64> {
+    let client = || match kind {
+        Kind::Stream => stream(sample),
+        Kind::Connections => connections(sample),
+        Kind::Packets => packets(sample),
+    };
+    Ok(machine.in_named_netns(namespace, client)??)
+}
+
+/// What the kernel took of a stream; its buffers are small beside that.
+fn stream(sample: Duration) -> std::io::Result<f64> {
+    let mut stream = TcpStream::connect_timeout(&SINK, PATIENCE)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let chunk = vec![0; CHUNK];
+    let (start, mut written) = (Instant::now(), 0);
+    while start.elapsed() < sample {
+        written += stream.write(&chunk)?;
+    }
+    Ok(rate(written, start.elapsed()))
+}
+
+fn connections(sample: Duration) -> std::io::Result<f64> {
+    let (start, mut made) = (Instant::now(), 0);
+    while start.elapsed() < sample {
+        let stream = TcpStream::connect_timeout(&DOOR, PATIENCE)?;
+        // Closed with a reset: nobody keeps a port for what is over, which instances with one address
+        // outside would take from each other.
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
+        drop(stream);
+        made += 1;
+    }
+    Ok(rate(made, start.elapsed()))
+}
+
+fn packets(sample: Duration) -> std::io::Result<f64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(FULL)?;
+    let (start, mut sent, before) = (Instant::now(), 0, processor_time()?);
+    while start.elapsed() < sample {
+        for _ in 0..64 {
+            socket.send(&[0; 16])?;
+        }
+        sent += 64;
+    }
+    Ok(rate(sent, processor_time()?.saturating_sub(before)))
+}
+
+/// How long this thread has run.
+fn processor_time() -> std::io::Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = text.split(' ').next().and_then(|word| word.parse().ok());
+    nanoseconds.map(Duration::from_nanos).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "figures are far below what a float holds")]
+    let count = count as f64;
+    count / time.as_secs_f64()
+}
