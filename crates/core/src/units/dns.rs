@@ -9,26 +9,11 @@ use crate::layout::RESOLVER;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, switch};
+use crate::units::{Names, SLICE, description, inside, switch};
 
 pub(super) fn socket(instance: &Instance) -> Unit {
     let names = Names(&instance.name);
-    let unit = Section::new("Unit")
-        .set("Description", description("Resolver's socket", &instance.name))
-        .set("BindsTo", Value::words([names.net()]))
-        .set("After", Value::words([names.net()]))
-        .set_why(
-            "StartLimitIntervalSec",
-            Value::Number(0),
-            "it starts as often as the namespace, which many restarts in a row must not end",
-        )
-        .set_why(
-            "DefaultDependencies",
-            Value::word("no"),
-            "they would put it before the namespace that it is in",
-        )
-        .set("Conflicts", Value::word("shutdown.target"))
-        .set("Before", Value::word("shutdown.target"));
+    let unit = inside(instance, "Resolver's socket");
     let socket = Section::new("Socket")
         .set("ListenDatagram", Value::word(RESOLVER))
         .set("ListenStream", Value::word(RESOLVER))

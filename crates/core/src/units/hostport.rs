@@ -12,7 +12,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, switch};
+use crate::units::{Names, SLICE, description, inside, switch};
 
 /// Every unit for the host's ports; none where there are none.
 pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
@@ -25,27 +25,6 @@ pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
         units.extend([socket(instance, *port), proxy(instance, facts, *port)]);
     }
     units
-}
-
-/// What is in the namespace as long as that is there.
-fn inside(instance: &Instance, what: &'static str) -> Section {
-    let names = Names(&instance.name);
-    Section::new("Unit")
-        .set("Description", description(what, &instance.name))
-        .set("BindsTo", Value::words([names.net()]))
-        .set("After", Value::words([names.net()]))
-        .set_why(
-            "StartLimitIntervalSec",
-            Value::Number(0),
-            "it starts as often as the namespace, which many restarts in a row must not end",
-        )
-        .set_why(
-            "DefaultDependencies",
-            Value::word("no"),
-            "they would put it before the namespace that it is in",
-        )
-        .set("Conflicts", Value::word("shutdown.target"))
-        .set("Before", Value::word("shutdown.target"))
 }
 
 fn target(instance: &Instance) -> Unit {

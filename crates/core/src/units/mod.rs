@@ -174,6 +174,27 @@ pub(crate) use switch::RELOADS;
 /// Stands where the main unit names its own generation, until that is known.
 pub(crate) const NO_GENERATION: &str = "0000000000000000";
 
+/// What is in the namespace as long as that is there.
+fn inside(instance: &Instance, what: &'static str) -> Section {
+    let names = Names(&instance.name);
+    Section::new("Unit")
+        .set("Description", description(what, &instance.name))
+        .set("BindsTo", Value::words([names.net()]))
+        .set("After", Value::words([names.net()]))
+        .set_why(
+            "StartLimitIntervalSec",
+            Value::Number(0),
+            "it starts as often as the namespace, which many restarts in a row must not end",
+        )
+        .set_why(
+            "DefaultDependencies",
+            Value::word("no"),
+            "they would put it before the namespace that it is in",
+        )
+        .set("Conflicts", Value::word("shutdown.target"))
+        .set("Before", Value::word("shutdown.target"))
+}
+
 /// The units of an instance; `rules` is the text of its policy, `network` that of its declared network.
 pub fn of_instance(
     instance: &Instance,

@@ -37,7 +37,6 @@ use std::time::Instant;
 use instances_core::spec::InstanceName;
 
 pub use self::answers::FILE as ANSWERS_FILE;
-pub use self::refusals::REFUSED_ID;
 pub use self::rules::{BadPattern, Pattern, Patterns, Rules};
 pub use self::server::TROUBLE_ID;
 pub use self::sockets::{Error as SocketError, Sockets};

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use instances_core::events::REFUSED;
+
 use super::journal::Journal;
 
-/// `MESSAGE_ID=` of a name that was refused, or whose addresses were.
-pub const REFUSED_ID: &str = "5b0d3c1f7a9e4c6fb8d2a64e90c1f7b3";
 /// How often counts are told.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 /// Questions only ever go out.
@@ -129,7 +129,7 @@ impl Refusals {
                 ("OPENCODE_REASON", "many"),
                 DIRECTION,
             ];
-            if journal.send(4, REFUSED_ID, &fields) {
+            if journal.send(4, REFUSED, &fields) {
                 self.beyond = 0;
             }
         }
@@ -157,7 +157,7 @@ fn tell(journal: &Journal, policy: &str, (reason, name): &(Reason, String), tall
         fields.push(("OPENCODE_ADDRESS", address));
     }
     // What the journal did not take is in the next count.
-    if journal.send(5, REFUSED_ID, &fields) {
+    if journal.send(5, REFUSED, &fields) {
         tally.pending = 0;
         tally.first = SystemTime::now();
     }

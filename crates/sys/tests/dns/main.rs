@@ -173,7 +173,7 @@ fn a_refused_name_reaches_nobody() {
     assert_eq!(seen["udp good.example A"], 2);
     stage.recorded(&[
         "PRIORITY=5",
-        &format!("MESSAGE_ID={}", instances_sys::dns::REFUSED_ID),
+        &format!("MESSAGE_ID={}", instances_core::events::REFUSED),
         "SYSLOG_IDENTIFIER=opencode-dns@foo",
         "OPENCODE_INSTANCE=foo",
         "OPENCODE_PROTOCOL=dns",
