@@ -509,6 +509,82 @@ let
         '';
       });
     };
+    sandbox = {
+      readWritePaths = inherited "sandbox.readWritePaths" (mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "/data/cache" ];
+        description = ''
+          Further places of the host that the agent may write to, as far as their modes let it:
+          {file}`/data`, or {file}`/data/cache:/cache` for another place in the sandbox. With `-` in
+          front a place may be missing.
+        '';
+      });
+      readOnlyPaths = inherited "sandbox.readOnlyPaths" (mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "-/srv/handbook:/handbook" ];
+        description = ''
+          Places of the host that the agent may read, as far as their modes let it. Nothing else of
+          the host is there at all.
+        '';
+      });
+    };
+    resources = {
+      memoryMax = inherited "resources.memoryMax" (mkOption {
+        type = types.str;
+        default = "50%";
+        example = "8G";
+        description = ''
+          The most memory of the server, its tools and its temporary files. What would exceed it is
+          ended, rather a tool than the server, which is known to take tens of gigabytes now and
+          then.
+        '';
+      });
+      memoryHigh = inherited "resources.memoryHigh" (mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "6G";
+        description = ''
+          Memory of the server above which everything of it is slowed down. A server that is slowed
+          down too much answers nobody, so that there is none unless it is set.
+        '';
+      });
+      cpuQuota = inherited "resources.cpuQuota" (mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "150%";
+        description = ''
+          The most processor time of the server: `150%` is that of one core and a half.
+        '';
+      });
+      cpuWeight = inherited "resources.cpuWeight" (mkOption {
+        type = types.nullOr (types.ints.between 1 10000);
+        default = null;
+        example = 50;
+        description = ''
+          The share of the server in processor time where there is not enough for all; other units
+          have 100.
+        '';
+      });
+      tasksMax = inherited "resources.tasksMax" (mkOption {
+        type = types.ints.between 64 4194304;
+        default = 4096;
+        example = 1024;
+        description = ''
+          The most processes and threads of the server.
+        '';
+      });
+      ioWeight = inherited "resources.ioWeight" (mkOption {
+        type = types.nullOr (types.ints.between 1 10000);
+        default = null;
+        example = 50;
+        description = ''
+          The share of the server in disk time where there is not enough for all; other units have
+          100.
+        '';
+      });
+    };
     logLevel = inherited "logLevel" (mkOption {
       type = types.enum [
         "DEBUG"
@@ -609,13 +685,13 @@ let
         type = directives;
         default = { };
         example = {
-          MemoryMax = "4G";
+          MemorySwapMax = 0;
         };
         description = ''
           Directives of `opencode-<name>.service`, the server. Each one replaces what the unit says
           of it, all of its lines; a list gives several lines. Refused where the isolation rests on
-          it or an option says it, and warned of unless it is known to be harmless, as resources and
-          times are.
+          it or an option other than `resources` says it, and warned of unless it is known to be
+          harmless, as resources and times are.
         '';
       });
       setup = inherited "unitOverrides.setup" (mkOption {

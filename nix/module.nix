@@ -93,6 +93,7 @@ let
           plugins
           postInitScript
           preInitScript
+          sandbox
           settings
           skills
           ;
@@ -177,7 +178,7 @@ in
       default = { };
       example = {
         logLevel = "WARN";
-        unitOverrides.main.MemoryMax = "8G";
+        resources.memoryMax = "8G";
       };
       description = ''
         What an instance takes where it says nothing itself. A list or an attribute set of an

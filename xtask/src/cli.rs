@@ -1,12 +1,13 @@
 //! What can be typed after `cargo xtask`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use instances_lab::Release;
 
-use crate::{bench, demo, docs, fuzz, lab, test};
+use crate::{bench, demo, docs, fuzz, guest, lab, test};
 
 /// The project's own chores
 #[derive(Debug, Parser)]
@@ -65,6 +66,15 @@ enum Lab {
         #[arg(long, default_value = "trixie")]
         release: Release,
     },
+    /// Run a command in a virtual machine whose root is this host's, or open a shell in it; it ends with that
+    Guest {
+        /// Run the tests that need it, instead
+        #[arg(long, conflicts_with = "command")]
+        tests: bool,
+        /// The command and its arguments, after `--`
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
     /// Print the median time of some boots
     BootTime {
         /// The Debian release to boot
@@ -86,6 +96,8 @@ impl Cli {
             Chore::Docs { check } => docs::run(check)?,
             Chore::Lab(Lab::Install) => lab::install()?,
             Chore::Lab(Lab::Shell { release }) => lab::shell(release)?,
+            Chore::Lab(Lab::Guest { tests: true, .. }) => return guest::tests(),
+            Chore::Lab(Lab::Guest { command, .. }) => return guest::run(&command),
             Chore::Lab(Lab::BootTime { release, boots }) => lab::boot_time(release, boots)?,
         }
         Ok(ExitCode::SUCCESS)

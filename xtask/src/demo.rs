@@ -1,13 +1,16 @@
 //! `cargo xtask demo`: two projects, two servers, one machine, and what one agent can reach of it.
 
+mod emulated;
 mod probes;
 mod table;
 
-use std::fs;
 use std::io::{self, BufRead};
+use std::process::{Command, Stdio};
 use std::time::Duration;
+use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
+use instances_lab::guest::{self, Guest};
 use instances_lab::progress::{during, say};
 use instances_lab::{Forward, Image, Internet, Machine, Options, Release, fleet, install, place};
 
@@ -21,6 +24,8 @@ const INSTANCES: [(&str, &str, u16); 2] =
     [("website", "/srv/website", 4101), ("billing", "/srv/billing", 4102)];
 /// How long both may take from their start to their first answer.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long all of it may take where the processor is emulated.
+const GUEST_TIME: Duration = Duration::from_mins(30);
 /// The highest score of `systemd-analyze security` that is accepted, for each unit of an instance.
 const EXPOSURE: [(&str, f32); 6] = [
     ("opencode-website.service", 0.7),
@@ -44,7 +49,12 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     let image = Image::ensure(Release::Trixie)?;
     say("Building the engine.");
     engine::build()?;
-    let (machine, count) = show(&image)?;
+    let machine = match boot(&image) {
+        Ok(machine) => machine,
+        Err(error) if guest::obstacle().is_none() => return in_guest(keep, &error),
+        Err(error) => return Err(error),
+    };
+    let count = show(&machine)?;
     if keep {
         look_around(&machine)?;
     }
@@ -57,39 +67,67 @@ pub(crate) fn run(keep: bool) -> Result<()> {
 
 /// Runs the demonstration as a test.
 pub(crate) fn check() -> Result<Count> {
-    let (_machine, count) = show(&Image::ensure(Release::Trixie)?)?;
-    Ok(count)
+    show(&boot(&Image::ensure(Release::Trixie)?)?)
 }
 
-/// Boots the machine, applies the specification and prints the tables.
-fn show(image: &Image) -> Result<(Machine, Count)> {
-    let spec = place::workspace().join(SPEC);
-    let spec = fs::read(&spec).with_context(|| format!("cannot read {}", spec.display()))?;
+/// Shows the same in a virtual machine, where this host has not what a machine needs.
+fn in_guest(keep: bool, error: &Error) -> Result<()> {
+    say(&format!("\nThis host boots no machine: {error:#}\n"));
+    say(
+        "Going on in an emulated one with a kernel of its own. That needs no rights but to install it, and minutes.",
+    );
+    if keep {
+        say(
+            "Nothing is kept there: use `cargo xtask lab guest`, and in it `cargo xtask demo --keep`.",
+        );
+    }
+    let mut command = Command::new(env::current_exe().context("this program has no file")?);
+    command.arg("demo").env(place::ENGINE_VAR, place::engine()).env(place::DIR_VAR, place::dir());
+    match Guest::start(&command, Stdio::inherit(), GUEST_TIME)?.wait()? {
+        0 => Ok(()),
+        status => bail!("the demonstration in the guest ended with {status}"),
+    }
+}
+
+fn boot(image: &Image) -> Result<Machine> {
     say("Booting a machine: Debian 13 with its own systemd, in memory.");
-    let machine = Machine::boot(image, &Options::new().name("demo").engine())?;
-    let mut internet = Internet::attach(&machine, false)?;
-    probes::furnish(&machine, &mut internet)?;
+    Machine::boot(image, &Options::new().name("demo").engine())
+}
+
+/// Applies the specification in a machine and prints the tables.
+fn show(machine: &Machine) -> Result<Count> {
+    let spec = place::workspace().join(SPEC);
+    let mut spec =
+        fs::read_to_string(&spec).with_context(|| format!("cannot read {}", spec.display()))?;
+    let mut version = install::OPENCODE_VERSION;
+    let mut what = "two real servers";
+    let mut internet = Internet::attach(machine, false)?;
+    probes::furnish(machine, &mut internet)?;
+    if guest::is_inside() {
+        spec = emulated::prepare(machine, &spec)?;
+        version = emulated::VERSION;
+        what = "two stand-ins";
+    }
     machine.put(fleet::SPEC, spec, 0o644)?;
-    during("opencode-instances apply: starts two real servers", || {
+    during(&format!("opencode-instances apply: starts {what}"), || {
         machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()
     })?;
     during("waiting for both servers to answer", || {
-        INSTANCES.iter().try_for_each(|(_, _, port)| wait_for(&machine, *port))
+        INSTANCES.iter().try_for_each(|(_, _, port)| wait_for(machine, *port))
     })?;
 
-    let servers = servers(&machine)?;
+    let servers = servers(machine, version)?;
     table::print("The servers, as `opencode-instances status` sees them", &servers);
-    let reach = during("asking the agent of website", || probes::website(&machine))?;
+    let reach = during("asking the agent of website", || probes::website(machine))?;
     table::print("What website's agent tried, through its server's own shell endpoint", &reach);
-    let exposure = exposure(&machine)?;
+    let exposure = exposure(machine)?;
     table::print("Exposure by `systemd-analyze security` (0 is none, 10 is all)", &exposure);
 
     let mut count = Count { good: 0, bad: 0 };
     for row in servers.iter().chain(&reach).chain(&exposure) {
         *(if row.good { &mut count.good } else { &mut count.bad }) += 1;
     }
-    drop(internet);
-    Ok((machine, count))
+    Ok(count)
 }
 
 /// Waits until something answers HTTP there, even if it first asks for a password.
@@ -103,7 +141,7 @@ fn wait_for(machine: &Machine, port: u16) -> Result<()> {
 }
 
 /// One row for each server.
-fn servers(machine: &Machine) -> Result<Vec<Row>> {
+fn servers(machine: &Machine, version: &str) -> Result<Vec<Row>> {
     INSTANCES
         .iter()
         .map(|(name, directory, port)| {
@@ -128,7 +166,7 @@ fn servers(machine: &Machine) -> Result<Vec<Row>> {
                 ),
                 good: healthy
                     && word("state") == "running"
-                    && word("version") == install::OPENCODE_VERSION
+                    && word("version") == version
                     && listen == format!("127.0.0.1:{port}"),
             })
         })

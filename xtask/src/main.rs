@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod engine;
 mod fuzz;
+mod guest;
 mod lab;
 mod test;
 

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check, one after the other, and what came out of them.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use instances_lab::progress::say;
 use instances_lab::{install, place};
 
 use crate::engine::{self, cargo};
-use crate::{demo, docs, fuzz, lab};
+use crate::{demo, docs, fuzz, guest, lab};
 
 /// One check, and how it is done. Later steps run even when an earlier one has failed.
 struct Step {
@@ -26,15 +26,16 @@ const STEPS: &[Step] = &[
     Step { name: "documentation", run: documentation },
     Step { name: "generated documents", run: || docs::run(true).map(|()| Tally::default()) },
     Step { name: "tests", run: tests },
+    Step { name: "slow tier", run: guest::check },
     Step { name: "fuzzing", run: || fuzz::run(20).map(|()| Tally::default()) },
     Step { name: "demonstration", run: demonstration },
 ];
 
 /// How many tests ended how.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Tally {
-    passed: u32,
-    failed: u32,
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
 }
 
 /// Runs all steps.
@@ -88,6 +89,16 @@ fn tests() -> Result<Tally> {
     command.args(["test", "--workspace", "--no-fail-fast"]);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo's output is gone")?;
+    let mut total = count(output)?;
+    if !child.wait()?.success() && total.failed == 0 {
+        // A test that did not compile, or a binary that did not live to its result.
+        total.failed = 1;
+    }
+    Ok(total)
+}
+
+/// Passes on what test binaries print, and adds up their results.
+pub(crate) fn count(output: impl Read) -> Result<Tally> {
     let mut total = Tally::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
@@ -97,10 +108,6 @@ fn tests() -> Result<Tally> {
             total.passed += tally.passed;
             total.failed += tally.failed;
         }
-    }
-    if !child.wait()?.success() && total.failed == 0 {
-        // A test that did not compile, or a binary that did not live to its result.
-        total.failed = 1;
     }
     Ok(total)
 }

@@ -350,6 +350,15 @@ pub(crate) enum NetChange {
         #[arg(long)]
         nft: Option<PathBuf>,
     },
+    /// Confine the resolver's user to the host's resolvers
+    #[command(hide = true)]
+    Stub {
+        /// The instance
+        name: InstanceName,
+        /// The nft program
+        #[arg(long)]
+        nft: PathBuf,
+    },
     /// Keep the host's side of all links as it should be while addresses, routes and rules change
     #[command(hide = true)]
     Watch {

@@ -158,6 +158,13 @@ stands for every name below `example.org`, and for nothing else."
     BadPool "E0235" "not a pool for links"
 "Each link takes two addresses of the pool. It is a private IPv4 network that nothing else of the host uses,
 between /8 and /28."
+    BadLimit "E0236" "not a limit for a control group"
+"Memory is a number of bytes with K, M, G or T behind it, a percentage of the host's, or `infinity`; processor
+time is a percentage of one core; weights are 1 to 10000. `memoryHigh` slows down before `memoryMax` ends a
+process, so it is less."
+    CoveredPlace "E0237" "a place that the sandbox has itself"
+"Accounts, names, devices, programs and the enforced settings are the sandbox's own, and so are project and HOME. What
+covered one of them, or stood in it, would take its place."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -227,6 +234,11 @@ resolver at all where `network.outbound.policy` is `none`."
     PortOfInstance "E0322" "a port of the host that is an instance's own"
 "An opencode server runs commands for whoever reaches it with its password, and one without a password for
 everybody. No instance gets the listener of another one on its loopback, or its own."
+    BoundInside "E0323" "a listed path where an agent can write"
+"Who can write around a path can put a link in its place, and systemd follows that as root at the next start: any
+other place of the host would be shown."
+    BoundAround "E0324" "a listed path around another instance's place"
+"It would show one instance's state or project to another one."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -275,6 +287,11 @@ for, and whoever answers for such a name reads it."
     Unrestricted "W0414" "an instance that reaches everything"
 "With `unrestricted` an agent reaches whatever the host reaches: its local network, other machines' services, the
 metadata service of a cloud, which hands out keys. Only the host itself and other instances stay closed."
+    WidePath "W0415" "a listed path with much in it"
+"`/home`, `/etc` and the like hold keys, tokens and configuration of many programs. Modes of files are all that keeps an
+agent from what is in them."
+    SharedPath "W0416" "a path that two instances write to"
+"What one of them writes, the other one reads."
 }
 
 impl Code {

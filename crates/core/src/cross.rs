@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use crate::bound::{BoundPath, is_below};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::raw::{Located, RawContent, RawInstance};
 use crate::spec::{AbsPath, Instance};
@@ -29,6 +30,8 @@ pub(crate) struct Places {
     package: Origin,
     /// Every path that stands in a list or a table, with its place.
     listed: Vec<(String, Origin)>,
+    /// The same of the operator's places of the host.
+    bound: Vec<(String, Origin)>,
     name: Origin,
     auth: Origin,
     password_file: Origin,
@@ -54,6 +57,12 @@ impl Places {
             ),
             package: or_name(place(raw.package.as_ref())),
             listed: listed(raw).map(|one| (one.value.clone(), one.at.clone())).collect(),
+            bound: [&raw.read_write_paths, &raw.read_only_paths]
+                .into_iter()
+                .flatten()
+                .flat_map(|list| &list.value)
+                .map(|one| (one.value.clone(), one.at.clone()))
+                .collect(),
             name: name.at.clone(),
             auth: or_name(place(raw.auth_enable.as_ref())),
             password_file: or_name(place(raw.auth_password_file.as_ref())),
@@ -69,6 +78,15 @@ impl Places {
     /// Where a path of a list or a table was typed.
     fn of_path(&self, path: &AbsPath) -> &Origin {
         let typed = self.listed.iter().find(|(text, _)| text == path.as_str());
+        typed.map_or(&self.name, |(_, at)| at)
+    }
+
+    /// Where a place of the host was typed, with whatever stands around it.
+    fn of_text(&self, source: &str) -> &Origin {
+        let of = |text: &str| {
+            text.trim_start_matches('-').split(':').next().is_some_and(|path| path == source)
+        };
+        let typed = self.bound.iter().find(|(text, _)| of(text));
         typed.map_or(&self.name, |(_, at)| at)
     }
 }
@@ -331,6 +349,8 @@ fn contradictions(one: &Placed, diagnostics: &mut Diagnostics) {
 enum Kind {
     State,
     Project,
+    /// Of `sandbox.readWritePaths`.
+    Written,
 }
 
 struct Claim<'a> {
@@ -344,6 +364,7 @@ impl Claim<'_> {
         match self.kind {
             Kind::State => &self.owner.at.state_dir,
             Kind::Project => &self.owner.at.directory,
+            Kind::Written => self.owner.at.of_text(self.path),
         }
     }
 
@@ -351,6 +372,9 @@ impl Claim<'_> {
         match self.kind {
             Kind::State => format!("state directory of `{}`", self.owner.instance.name),
             Kind::Project => format!("project of `{}`", self.owner.instance.name),
+            Kind::Written => {
+                format!("`sandbox.readWritePaths` of `{}`", self.owner.instance.name)
+            }
         }
     }
 }
@@ -360,16 +384,22 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
         .iter()
         .flat_map(|owner| {
             let instance = &owner.instance;
+            let written = instance.read_write_paths.iter();
+            let written = written.map(|path| (path.source.as_str(), Kind::Written));
             [
-                Claim { path: instance.state_dir.as_str(), kind: Kind::State, owner },
-                Claim { path: instance.directory.as_str(), kind: Kind::Project, owner },
+                (instance.state_dir.as_str(), Kind::State),
+                (instance.directory.as_str(), Kind::Project),
             ]
+            .into_iter()
+            .chain(written)
+            .map(move |(path, kind)| Claim { path, kind, owner })
         })
         .collect();
     let mut tree = Tree::default();
     for claim in &claims {
         tree.insert(claim);
     }
+    let others = Sorted::of(&claims);
     for owner in placed {
         let instance = &owner.instance;
         if let Some(outer) = tree.on_the_way_to(instance.package.as_str()).next() {
@@ -379,6 +409,18 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
         for (option, path) in path.chain(instance.shown_files()) {
             if let Some(outer) = tree.on_the_way_to(path.as_str()).next() {
                 diagnostics.push(writable_package(owner, owner.at.of_path(path), option, outer));
+            }
+        }
+        for path in &instance.read_only_paths {
+            if let Some(outer) = tree.on_the_way_to(path.source.as_str()).next() {
+                diagnostics.push(bound_inside(owner, path, outer));
+            } else if let Some(inner) = others.inside(path.source.as_str(), owner) {
+                diagnostics.push(bound_around(owner, path, inner));
+            }
+        }
+        for (_, _, path) in instance.bound() {
+            if let Some(finding) = covered(owner, path) {
+                diagnostics.push(finding);
             }
         }
         for (option, path) in instance.secrets() {
@@ -405,7 +447,7 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
 #[derive(Default)]
 struct Tree<'a> {
     /// The first claim of each kind on each place stands for all of them: the others clash with it.
-    places: Vec<[Option<&'a Claim<'a>>; 2]>,
+    places: Vec<[Option<&'a Claim<'a>>; 3]>,
     /// From a place and a part to the place below it. The root is not in `places`.
     below: HashMap<(usize, &'a str), usize>,
 }
@@ -419,7 +461,7 @@ impl<'a> Tree<'a> {
             let next = self.places.len();
             at = *self.below.entry((at, part)).or_insert(next);
             if at == next {
-                self.places.push([None; 2]);
+                self.places.push([None; 3]);
             }
         }
         let first = self.places.get_mut(at).and_then(|kinds| kinds.get_mut(claim.kind as usize));
@@ -439,6 +481,29 @@ impl<'a> Tree<'a> {
     }
 }
 
+/// All claimed paths in their order, in which those below a path stand together.
+struct Sorted<'a>(Vec<&'a Claim<'a>>);
+
+impl<'a> Sorted<'a> {
+    fn of(claims: &'a [Claim<'a>]) -> Self {
+        let mut sorted: Vec<&Claim<'_>> = claims.iter().collect();
+        sorted.sort_by_key(|claim| claim.path);
+        Self(sorted)
+    }
+
+    /// A place of another instance's below `path`.
+    fn inside(&self, path: &str, owner: &Placed) -> Option<&'a Claim<'a>> {
+        let below = format!("{path}/");
+        let first = self.0.partition_point(|claim| claim.path < below.as_str());
+        let mut inside =
+            self.0.get(first..)?.iter().take_while(|claim| claim.path.starts_with(&below));
+        let foreign = |claim: &&&Claim<'_>| {
+            claim.kind != Kind::Written && claim.owner.instance.name != owner.instance.name
+        };
+        inside.find(foreign).copied()
+    }
+}
+
 fn parts(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').skip(1)
 }
@@ -448,10 +513,14 @@ fn clash_code(inner: &Claim<'_>, outer: &Claim<'_>) -> Option<Code> {
     let same = inner.path == outer.path;
     let same_owner = inner.owner.instance.name == outer.owner.instance.name;
     match (inner.kind, outer.kind) {
+        (Kind::Written, Kind::Written) if same && same_owner => None,
+        (Kind::Written, Kind::Written) if same => Some(Code::SharedPath),
+        (Kind::Written, _) => Some(Code::BoundInside),
+        // Equal paths of different kinds are seen from both sides; one report is enough.
+        (_, Kind::Written) | (Kind::State, Kind::Project) if same => None,
+        (_, Kind::Written) => Some(Code::BoundAround),
         (Kind::State, Kind::State) => Some(Code::StateShared),
         (Kind::Project, Kind::State) if !same_owner => Some(Code::ProjectInState),
-        // Equal paths of different kinds are seen from both sides; one report is enough.
-        (Kind::State, Kind::Project) if same => None,
         (Kind::State, Kind::Project) | (Kind::Project, Kind::State) => Some(Code::StateInProject),
         (Kind::Project, Kind::Project) if same => Some(Code::SharedProject),
         (Kind::Project, Kind::Project) => Some(Code::NestedProjects),
@@ -481,11 +550,57 @@ fn writable_secret(owner: &Placed, option: &str, path: &AbsPath, outer: &Claim<'
     .also(outer.at(), outer.words())
 }
 
+fn bound_inside(owner: &Placed, path: &BoundPath, outer: &Claim<'_>) -> Diagnostic {
+    Diagnostic::new(
+        Code::BoundInside,
+        owner.at.of_text(path.source.as_str()),
+        format!("`{}` lies inside the {}", path.source, outer.words()),
+        "an agent can put a link to any other place here",
+        "move it where no agent can write, or remove it",
+    )
+    .also(outer.at(), outer.words())
+}
+
+fn bound_around(owner: &Placed, path: &BoundPath, inner: &Claim<'_>) -> Diagnostic {
+    Diagnostic::new(
+        Code::BoundAround,
+        owner.at.of_text(path.source.as_str()),
+        format!("the {} lies inside `{}`", inner.words(), path.source),
+        format!("`{}` would see it", owner.instance.name),
+        "list what is meant of it, each by its own path",
+    )
+    .also(inner.at(), inner.words())
+}
+
+/// What would take the place of the project or of HOME, or have systemd make a directory there as root.
+fn covered(owner: &Placed, path: &BoundPath) -> Option<Diagnostic> {
+    let instance = &owner.instance;
+    let written = instance.read_write_paths.iter().filter(|other| *other != path);
+    let own = [("the project", &instance.directory), ("HOME", &instance.state_dir)];
+    let own = own.into_iter().chain(written.map(|other| ("another listed path", &other.target)));
+    let target = path.target.as_str();
+    let (what, place) = own.into_iter().find(|(what, place)| {
+        let inside = is_below(target, place.as_str());
+        inside || (*what != "another listed path" && is_below(place.as_str(), target))
+    })?;
+    // The same places on the host are a finding of their own.
+    if path.source == path.target {
+        return None;
+    }
+    Some(Diagnostic::new(
+        Code::CoveredPlace,
+        owner.at.of_text(path.source.as_str()),
+        format!("`{target}` in the sandbox would cover, or lie in, {what}"),
+        format!("this is {place}"),
+        "show it elsewhere, as in `PATH:/mnt/data`",
+    ))
+}
+
 fn clash(code: Code, inner: &Claim<'_>, outer: &Claim<'_>) -> Diagnostic {
     let relation = if inner.path == outer.path { "is also" } else { "lies inside" };
     let message = format!("the {} {relation} the {}", inner.words(), outer.words());
     let help = match code {
-        Code::SharedProject => {
+        Code::SharedProject | Code::SharedPath => {
             "give each its own directory unless they trust each other".to_owned()
         }
         _ => format!(

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blocked;
+pub mod bound;
 pub mod code;
 pub mod config;
 pub mod content;
@@ -29,6 +30,7 @@ pub mod overrides;
 pub mod plan;
 mod protected;
 pub mod raw;
+pub mod resources;
 pub mod spec;
 pub mod special;
 pub mod suited;

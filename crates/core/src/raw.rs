@@ -89,6 +89,18 @@ pub enum Kind {
     HostNames,
     /// A range of IPv4 addresses.
     Cidr,
+    /// An amount of memory.
+    Amount,
+    /// An amount of memory, or nothing.
+    OptionalAmount,
+    /// Percent of one processor core, or nothing.
+    OptionalPercent,
+    /// 1 to 10000, or nothing.
+    OptionalWeight,
+    /// A number of tasks.
+    Tasks,
+    /// Places of the host, each with its place in the sandbox.
+    Binds,
 }
 
 impl Kind {
@@ -128,6 +140,17 @@ impl Kind {
             }
             Self::HostNames => "list of names, each exact or as `*.example.org`".to_owned(),
             Self::Cidr => "range of IPv4 addresses".to_owned(),
+            Self::Amount | Self::OptionalAmount => {
+                "bytes with K, M, G or T, a percentage of the host's memory, or `infinity`"
+                    .to_owned()
+            }
+            Self::OptionalPercent => "percentage of one processor core".to_owned(),
+            Self::OptionalWeight => "integer between 1 and 10000".to_owned(),
+            Self::Binds => {
+                "list of `PATH` or `PATH:PLACE`, each with `-` in front where it may be missing"
+                    .to_owned()
+            }
+            Self::Tasks => "integer between 64 and 4194304".to_owned(),
         }
     }
 }
@@ -573,6 +596,26 @@ options! {
     /// The private IPv4 network that the links between host and instances take their addresses from,
     /// the same for all instances.
     network_pool: String, "network.pool", Kind::Cidr, default "\"10.219.0.0/16\"", example "\"172.30.0.0/16\"";
+    /// Further places of the host that the agent may write to, as far as their modes let it: `/data`, or
+    /// `/data/cache:/cache` for another place in the sandbox. With `-` in front a place may be missing.
+    read_write_paths: Vec<Located<String>>, "sandbox.readWritePaths", Kind::Binds, default "[]", example "[\"/data/cache\"]";
+    /// Places of the host that the agent may read, as far as their modes let it. Nothing else of the host
+    /// is there at all.
+    read_only_paths: Vec<Located<String>>, "sandbox.readOnlyPaths", Kind::Binds, default "[]", example "[\"-/srv/handbook:/handbook\"]";
+    /// The most memory of the server, its tools and its temporary files. What would exceed it is ended, rather
+    /// a tool than the server, which is known to take tens of gigabytes now and then.
+    memory_max: String, "resources.memoryMax", Kind::Amount, default "\"50%\"", example "\"8G\"";
+    /// Memory of the server above which everything of it is slowed down. A server that is slowed down
+    /// too much answers nobody, so that there is none unless it is set.
+    memory_high: String, "resources.memoryHigh", Kind::OptionalAmount, default "none", example "\"6G\"";
+    /// The most processor time of the server: `150%` is that of one core and a half.
+    cpu_quota: String, "resources.cpuQuota", Kind::OptionalPercent, default "none", example "\"150%\"";
+    /// The share of the server in processor time where there is not enough for all; other units have 100.
+    cpu_weight: i64, "resources.cpuWeight", Kind::OptionalWeight, default "none", example "50";
+    /// The most processes and threads of the server.
+    tasks_max: i64, "resources.tasksMax", Kind::Tasks, default "4096", example "1024";
+    /// The share of the server in disk time where there is not enough for all; other units have 100.
+    io_weight: i64, "resources.ioWeight", Kind::OptionalWeight, default "none", example "50";
     /// How much the server logs.
     log_level: String, "logLevel", Kind::OneOf(LEVELS), default "\"INFO\"", example "\"WARN\"";
     /// Further arguments of `opencode serve`.
@@ -603,8 +646,8 @@ options! {
     nix_ld_enable: bool, "nixLd.enable", Kind::Flag, default "false", example "true";
     /// Directives of `opencode-NAME.service`, the server. Each one replaces what the unit says of it,
     /// all of its lines; a list gives several lines. Refused where the isolation rests on it or an
-    /// option says it, and warned of unless it is known to be harmless, as resources and times are.
-    overrides_main: Directives, "unitOverrides.main", Kind::Directives, default "{}", example "{ \"MemoryMax\" = \"4G\" }";
+    /// option other than `resources` says it, and warned of unless it is known to be harmless, as resources and times are.
+    overrides_main: Directives, "unitOverrides.main", Kind::Directives, default "{}", example "{ \"MemorySwapMax\" = 0 }";
     /// Directives of `opencode-setup@NAME.service`, as in `unitOverrides.main`.
     overrides_setup: Directives, "unitOverrides.setup", Kind::Directives, default "{}", example "{ \"TimeoutStartSec\" = 300 }";
     /// Directives of `opencode-net@NAME.service`, as in `unitOverrides.main`.

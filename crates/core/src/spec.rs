@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use crate::bound::{Access, BoundPath};
 use crate::content::{Content, Source};
 use crate::json::Json;
 use crate::layout::{DEFAULT_USERNAME, STATE_ROOT};
 use crate::network::Network;
 pub use crate::overrides::UnitOverrides;
+use crate::resources::Resources;
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
 
 /// A whole specification, its instances sorted by name.
@@ -104,6 +106,12 @@ pub struct Instance {
     pub network: Network,
     /// Where the links of all instances take their addresses from.
     pub network_pool: Ipv4Net,
+    /// Places of the host that the agent may write to.
+    pub read_write_paths: Vec<BoundPath>,
+    /// Places of the host that it may read.
+    pub read_only_paths: Vec<BoundPath>,
+    /// What the server and its tools may use.
+    pub resources: Resources,
     /// How much the server logs.
     pub log_level: LogLevel,
     /// Further arguments of `opencode serve`.
@@ -196,6 +204,15 @@ impl Instance {
             Source::Text(_) => None,
         });
         self.config_file.iter().map(|file| ("configFile", file)).chain(content).collect()
+    }
+
+    /// The operator's places of the host, with the option that lists each.
+    pub fn bound(&self) -> impl Iterator<Item = (&'static str, Access, &BoundPath)> {
+        let written = self.read_write_paths.iter();
+        let read = self.read_only_paths.iter();
+        written
+            .map(|path| ("sandbox.readWritePaths", Access::Write, path))
+            .chain(read.map(|path| ("sandbox.readOnlyPaths", Access::Read, path)))
     }
 
     /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which

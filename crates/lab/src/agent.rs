@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::fleet;
 use crate::machine::Machine;
 use crate::model::Model;
+use crate::{fleet, guest};
 
 /// How long a request may take that calls no model.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -124,7 +124,7 @@ impl<'a> Agent<'a> {
 
     fn request(&self, patience: Duration, options: &[&str], path: &str) -> Result<Value> {
         let url = format!("{}{path}", self.url);
-        let limit = patience.as_secs().to_string();
+        let limit = guest::patience(patience).as_secs().to_string();
         let mut argv = vec!["curl", "--silent", "--show-error", "--max-time", &limit];
         argv.extend(["--header", "content-type: application/json"]);
         let directory = self.directory.as_ref().map(|path| format!("x-opencode-directory: {path}"));

@@ -16,6 +16,12 @@ fi
 mount --bind "$lower" /run/lab/lower
 mount -t overlay overlay -o lowerdir=/run/lab/lower,upperdir=/run/lab/upper,workdir=/run/lab/work /run/lab/root
 
+# Where this hierarchy has controllers, systemd in there gets them.
+mkdir -p "$group"
+for controller in $(cat "$group/cgroup.controllers"); do
+	echo "+$controller" >"$group/cgroup.subtree_control"
+done
+
 # One line, one boot: the upper layer stays, so the next boot finds what the last one left.
 boot=0
 while read -r _; do
@@ -23,12 +29,15 @@ while read -r _; do
 	mkdir -p "$group/$boot"
 	# Without nspawn's filter of system calls, which no real machine has: it forbids bpf(2), and so IPAddressDeny=.
 	{
-		echo 0 >"$group/$boot/cgroup.procs"
 		status=0
-		SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_SECCOMP=0 \
-			systemd-nspawn --quiet --directory=/run/lab/root --boot \
-			--private-network --register=no --keep-unit --console=pipe --link-journal=no \
-			--resolv-conf=off --timezone=off --capability=all "$@" </dev/null || status=$?
+		# Nothing else is in the group: one with processes of its own gives no controllers to those below.
+		(
+			echo 0 >"$group/$boot/cgroup.procs" &&
+				SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_SECCOMP=0 \
+					exec systemd-nspawn --quiet --directory=/run/lab/root --boot \
+					--private-network --register=no --keep-unit --console=pipe --link-journal=no \
+					--resolv-conf=off --timezone=off --capability=all "$@" </dev/null
+		) || status=$?
 		echo "instances-lab: boot $boot ended with status $status"
 	} &
 done

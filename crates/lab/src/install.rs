@@ -25,6 +25,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("systemd-nspawn", "systemd-container"),
     ("unshare", "util-linux"),
 ];
+/// What guests need in addition.
+const GUEST_TOOLS: &[(&str, &str)] =
+    &[("depmod", "kmod"), ("qemu-system-x86_64", "qemu-system-x86")];
 /// Where commands for root are, even if the caller's PATH does not know.
 const ROOT_PATH: &str = "/usr/sbin:/sbin";
 
@@ -67,6 +70,53 @@ pub fn tool(tool: &str, package: &str) -> Result<()> {
     install_packages(&[package])
 }
 
+/// Installs what guests need beside what machines do, after saying what that is.
+pub(crate) fn emulator() -> Result<()> {
+    missing()?;
+    let packages = missing_of(GUEST_TOOLS);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    progress::say(&format!(
+        "Missing for guests, and going to be installed: {}",
+        packages.join(" ")
+    ));
+    install_packages(&packages)
+}
+
+/// The package that another one depends on, by the beginning of its name.
+pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
+    let ask = || {
+        let mut command = Command::new("apt-cache");
+        let answer = command.args(["depends", "--important", package]).output().ok()?;
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        names.into_iter().find(|name| name.starts_with(prefix)).map(str::to_owned)
+    };
+    if let Some(found) = ask() {
+        return Ok(found);
+    }
+    update()?;
+    ask().with_context(|| format!("apt-cache knows of no {package}"))
+}
+
+/// Brings a package's archive into a new directory, and installs nothing.
+pub(crate) fn download(package: &str, directory: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let download = || {
+        let mut command = Command::new("apt-get");
+        command.args(["--quiet", "download", package]).current_dir(directory);
+        progress::run("downloading a Debian package", &mut command)
+    };
+    if download().is_err() {
+        update()?;
+        download()?;
+    }
+    let mut files = fs::read_dir(directory)?.flatten().map(|entry| entry.path());
+    files.next().with_context(|| format!("apt-get did not bring {package}"))
+}
+
 /// Why machines cannot be booted here, if they cannot.
 pub fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
@@ -85,7 +135,11 @@ pub fn obstacle() -> Option<String> {
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let missing = TOOLS.iter().filter(|(tool, _)| !has(tool));
+    missing_of(TOOLS)
+}
+
+fn missing_of(tools: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = tools.iter().filter(|(tool, _)| !has(tool));
     let mut packages: Vec<_> = missing.map(|(_, package)| *package).collect();
     packages.sort_unstable();
     packages.dedup();
@@ -116,9 +170,13 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     if known && progress::run(what, &mut apt_install(packages)).is_ok() {
         return Ok(());
     }
-    let mut update = Command::new("apt-get");
-    progress::run("updating the lists of Debian packages", update.args(["--quiet", "update"]))?;
+    update()?;
     progress::run(what, &mut apt_install(packages))
+}
+
+fn update() -> Result<()> {
+    let mut update = Command::new("apt-get");
+    progress::run("updating the lists of Debian packages", update.args(["--quiet", "update"]))
 }
 
 fn apt_install(packages: &[&str]) -> Command {
@@ -152,7 +210,8 @@ fn install_opencode() -> Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a directory, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

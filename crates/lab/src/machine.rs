@@ -12,6 +12,7 @@ use std::{fmt, thread};
 
 use anyhow::{Context, Result, bail};
 
+use crate::guest::patience;
 use crate::image::Image;
 use crate::leader::Leader;
 use crate::reach::{self, Forward};
@@ -99,7 +100,7 @@ impl Machine {
     pub fn reboot(&mut self) -> Result<()> {
         // The answer may get lost: the machine is going down.
         let _answer = self.run(["systemctl", "reboot"])?;
-        if !self.leader.wait(STOP_TIMEOUT)? {
+        if !self.leader.wait(patience(STOP_TIMEOUT))? {
             bail!("the machine has not stopped after {} s", STOP_TIMEOUT.as_secs());
         }
         self.boot_again()
@@ -110,7 +111,7 @@ impl Machine {
     /// What it had written is all there: unlike a real one, this cannot lose unsynced writes.
     pub fn power_cut(&mut self) -> Result<()> {
         self.leader.kill()?;
-        if !self.leader.wait(STOP_TIMEOUT)? {
+        if !self.leader.wait(patience(STOP_TIMEOUT))? {
             bail!("the machine's PID 1 cannot be killed");
         }
         self.boot_again()
@@ -171,6 +172,7 @@ impl Machine {
         timeout: Duration,
         mut holds: impl FnMut(&Self) -> Result<bool>,
     ) -> Result<()> {
+        let timeout = patience(timeout);
         let start = Instant::now();
         while !holds(self).with_context(|| format!("while waiting until {what}"))? {
             if start.elapsed() > timeout {
@@ -243,7 +245,7 @@ impl Machine {
         let ended = format!("instances-lab: boot {} ended", self.boots);
         let start = Instant::now();
         while !self.console()?.contains(&ended) {
-            if start.elapsed() > STOP_TIMEOUT {
+            if start.elapsed() > patience(STOP_TIMEOUT) {
                 bail!("systemd-nspawn has not ended:\n{}", self.console()?);
             }
             thread::sleep(POLL);
@@ -302,6 +304,7 @@ fn boot_once(outside: &mut Child, console: &File, number: u32) -> Result<Leader>
     let order = outside.stdin.as_mut().context("the machine has been ended")?;
     order.write_all(b"boot\n").context("cannot order the boot")?;
     let ended = format!("instances-lab: boot {number} ended");
+    let timeout = patience(BOOT_TIMEOUT);
     let start = Instant::now();
     let mut leader = None;
     loop {
@@ -315,8 +318,8 @@ fn boot_once(outside: &mut Child, console: &File, number: u32) -> Result<Leader>
         if outside.try_wait()?.is_some() || read_console(console)?.contains(&ended) {
             bail!("it ended during the boot:\n{}", read_console(console)?);
         }
-        if start.elapsed() > BOOT_TIMEOUT {
-            bail!("no end after {} s:\n{}", BOOT_TIMEOUT.as_secs(), read_console(console)?);
+        if start.elapsed() > timeout {
+            bail!("no end after {} s:\n{}", timeout.as_secs(), read_console(console)?);
         }
         thread::sleep(POLL);
     }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::guest::patience;
+
 /// The search path of commands that run in a machine.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What `timeout` reports for a command that it had to kill.
@@ -70,6 +72,7 @@ where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
+    let timeout = patience(timeout);
     let argv: Vec<S> = argv.into_iter().collect();
     let words: Vec<_> = argv.iter().map(|word| word.as_ref().to_string_lossy()).collect();
     let shown = words.join(" ");

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::Write;
 
-use crate::install;
+use crate::{guest, install};
 
 /// Says whether a test must be skipped, and prints why.
 ///
@@ -13,7 +13,22 @@ use crate::install;
 ///
 /// When the environment sets `CI`: a green run there must not hide tests that never ran.
 pub fn unavailable() -> bool {
-    let Some(reason) = install::obstacle() else { return false };
+    install::obstacle().is_some_and(|reason| skip(&reason))
+}
+
+/// The same for a test that needs a guest: see [`guest`].
+///
+/// # Panics
+///
+/// When the environment sets `CI`.
+pub fn outside() -> bool {
+    if guest::is_inside() {
+        return unavailable();
+    }
+    skip("runs in a guest: cargo xtask lab guest --tests")
+}
+
+fn skip(reason: &str) -> bool {
     assert!(env::var_os("CI").is_none_or(|value| value.is_empty()), "cannot run in CI: {reason}");
     // Past the capture of the test harness, so that it is seen.
     drop(writeln!(std::io::stderr(), "SKIP: {reason}"));

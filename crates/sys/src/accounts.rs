@@ -250,11 +250,7 @@ mod tests {
             'passwd broken') exit 3;;\n\
             *) exit 2;;\nesac\n";
         let path = directory.join("getent");
-        // Renamed into place: a script that is still open for writing cannot be run.
-        fs::write(directory.join("getent.new"), script).unwrap();
-        fs::set_permissions(directory.join("getent.new"), fs::Permissions::from_mode(0o755))
-            .unwrap();
-        fs::rename(directory.join("getent.new"), &path).unwrap();
+        crate::script::write(&path, script);
         path
     }
 

@@ -90,6 +90,11 @@ impl Notifier {
         self.send(&format!("STOPPING=1\nSTATUS={}", self.status));
     }
 
+    /// Has the service manager do at once what it does when the watchdog is not fed.
+    pub(crate) fn hung(&self) {
+        self.send("WATCHDOG=trigger");
+    }
+
     /// Feeds the watchdog.
     pub(crate) fn alive(&self) {
         self.send("WATCHDOG=1");

@@ -181,8 +181,7 @@ mod tests {
 
     fn program(at: &Path, text: &str) {
         fs::create_dir_all(at.parent().unwrap()).unwrap();
-        fs::write(at, text).unwrap();
-        fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::script::write(at, text);
     }
 
     /// A place where only root can write; nothing without root.

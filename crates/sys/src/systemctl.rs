@@ -182,7 +182,6 @@ pub fn reload_networks(program: &str, names: &[String]) -> Result<(), Error> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
 
     /// A `systemctl` that prints `shown` and notes what it is asked.
     fn stand_in(shown: &str) -> (tempfile::TempDir, String) {
@@ -193,8 +192,7 @@ mod tests {
              [ \"$1\" != reset-failed ]\n",
             directory.path().display()
         );
-        fs::write(&program, text).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::script::write(&program, &text);
         (directory, program.to_str().unwrap().to_owned())
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use instances_core::bound::BoundPath;
 use instances_core::facts::HostFacts;
 use instances_core::spec::{AbsPath, Instance};
 
@@ -55,6 +56,20 @@ pub enum Error {
         file: PathBuf,
         /// The part of its path that is at fault.
         part: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The smallest remedy.
+        remedy: String,
+    },
+    /// The sandbox would show it.
+    #[error("{option} {path} of `{instance}` {what}; {remedy}")]
+    Bound {
+        /// The option that lists it.
+        option: &'static str,
+        /// The path on the host.
+        path: String,
+        /// Whose sandbox it is.
+        instance: String,
         /// What is wrong with it.
         what: String,
         /// The smallest remedy.
@@ -192,14 +207,7 @@ pub fn files_of(instance: &Instance) -> Result<(), Error> {
 /// Requires that no program of an instance is found through a place where an agent can write: what
 /// the specification says was judged by its text, and symbolic links can lead elsewhere.
 pub fn programs_of_instances(instances: &[Instance]) -> Result<(), Error> {
-    let mut claims: HashMap<PathBuf, String> = HashMap::new();
-    for instance in instances {
-        let claimed = [("project", &instance.directory), ("state directory", &instance.state_dir)];
-        for (kind, path) in claimed {
-            let words = || format!("{kind} of `{}`", instance.name);
-            claims.entry(end(Path::new(path.as_str()))).or_insert_with(words);
-        }
-    }
+    let claims = claims_of(instances);
     // Most instances share theirs.
     let mut seen = HashSet::new();
     for instance in instances {
@@ -220,6 +228,67 @@ pub fn programs_of_instances(instances: &[Instance]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Requires that what the operator lists of the host is there, and that no symbolic link leads to what may
+/// not be listed. Returns where links lead.
+pub fn paths_of_instances(instances: &[Instance]) -> Result<Vec<String>, Error> {
+    let claims = claims_of(instances);
+    let mut links = Vec::new();
+    for instance in instances {
+        for (option, access, path) in instance.bound() {
+            let refuse = |what: String, remedy: &str| Error::Bound {
+                option,
+                path: path.source.to_string(),
+                instance: instance.name.to_string(),
+                what,
+                remedy: remedy.to_owned(),
+            };
+            let source = Path::new(path.source.as_str());
+            let real = match fs::canonicalize(source) {
+                Ok(real) => real,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && path.optional => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let remedy = "make it, or write `-` in front where it may be missing";
+                    return Err(refuse("does not exist".to_owned(), remedy));
+                }
+                Err(error) => return Err(Error::Look(source.to_owned(), error)),
+            };
+            if real == source {
+                continue;
+            }
+            let leads = format!("leads to {}", real.display());
+            let Some(text) = real.to_str() else {
+                return Err(refuse(leads, "a path is text; rename what it leads to"));
+            };
+            if let Err(refusal) = BoundPath::may_be_shown(text, access) {
+                return Err(refuse(format!("{leads}: {}", refusal.reason), &refusal.help));
+            }
+            if let Some((directory, claim)) = claimed(source, &claims) {
+                let what = format!("{leads}, by way of {}, the {claim}", directory.display());
+                return Err(refuse(what, "list a place where no agent can write"));
+            }
+            links.push(format!(
+                "{option} {source} of `{}` {leads}",
+                instance.name,
+                source = path.source
+            ));
+        }
+    }
+    Ok(links)
+}
+
+/// The places where agents write, by where they are.
+fn claims_of(instances: &[Instance]) -> HashMap<PathBuf, String> {
+    let mut claims: HashMap<PathBuf, String> = HashMap::new();
+    for instance in instances {
+        let claimed = [("project", &instance.directory), ("state directory", &instance.state_dir)];
+        for (kind, path) in claimed {
+            let words = || format!("{kind} of `{}`", instance.name);
+            claims.entry(end(Path::new(path.as_str()))).or_insert_with(words);
+        }
+    }
+    claims
 }
 
 /// Where a path leads, as far as it exists.
@@ -313,6 +382,32 @@ mod tests {
         // Below a directory that everybody can write, whatever its own owner.
         assert!(refusal(&program).contains("/var/tmp can be written by others"));
         assert!(refusal(Path::new("/nonexistent/x")).contains("cannot look at"));
+    }
+
+    #[test]
+    fn a_listed_path_is_there_and_leads_nowhere_else() {
+        let directory = tempfile::tempdir_in("/srv").unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        fs::create_dir(at("data")).unwrap();
+        symlink(at("data"), at("link")).unwrap();
+        symlink("/run", at("run")).unwrap();
+        symlink("/srv/a/x", at("project")).unwrap();
+        let look = |listed: &str| {
+            let text = format!(
+                "[instances.a]\ndirectory = \"{}\"\nsandbox.readOnlyPaths = [\"{listed}\"]\n",
+                at("a")
+            );
+            let (spec, _) = lower::read(&text, Format::Toml).unwrap();
+            paths_of_instances(&spec.instances).map_err(|error| error.to_string())
+        };
+        assert_eq!(look(&at("data")), Ok(vec![]));
+        assert!(look(&at("link")).unwrap()[0].ends_with(&format!("leads to {}", at("data"))));
+        assert!(look(&at("run")).unwrap_err().contains("leads to /run: this is /run"));
+        assert!(look(&at("none")).unwrap_err().contains("write `-` in front"));
+        assert_eq!(look(&format!("-{}", at("none"))), Ok(vec![]));
+        fs::create_dir_all(at("a/inner")).unwrap();
+        symlink(at("a/inner"), at("inside")).unwrap();
+        assert!(look(&at("inside")).unwrap_err().contains("the project of `a`"));
     }
 
     #[test]

@@ -99,6 +99,18 @@ in
       hostPorts = [ 11434 ];
       pool = "172.30.0.0/16";
     };
+    sandbox = {
+      readWritePaths = [ "/data/cache" ];
+      readOnlyPaths = [ "-/srv/handbook:/handbook" ];
+    };
+    resources = {
+      memoryMax = "8G";
+      memoryHigh = "6G";
+      cpuQuota = "150%";
+      cpuWeight = 50;
+      tasksMax = 1024;
+      ioWeight = 50;
+    };
     unitOverrides = {
       main.MemoryMax = "8G";
       setup.TimeoutStartSec = 300;

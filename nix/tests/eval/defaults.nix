@@ -146,6 +146,30 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = "mkdir common";
     other = null;
   };
+  "resources.cpuQuota" = {
+    value = "150%";
+    other = "50%";
+  };
+  "resources.cpuWeight" = {
+    value = 50;
+    other = 200;
+  };
+  "resources.ioWeight" = {
+    value = 50;
+    other = 200;
+  };
+  "resources.memoryHigh" = {
+    value = "1G";
+    other = "2G";
+  };
+  "resources.memoryMax" = {
+    value = "8G";
+    other = "infinity";
+  };
+  "resources.tasksMax" = {
+    value = 512;
+    other = 1024;
+  };
   "restartOnSecretChange" = {
     value = true;
     other = false;
@@ -153,6 +177,14 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
   "restartOnSwitch" = {
     value = false;
     other = true;
+  };
+  "sandbox.readOnlyPaths" = {
+    value = [ "/data/common" ];
+    other = [ "-/data/own:/own" ];
+  };
+  "sandbox.readWritePaths" = {
+    value = [ "/data/common" ];
+    other = [ ];
   };
   "settings" = {
     value = {

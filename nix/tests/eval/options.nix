@@ -30,6 +30,7 @@ let
       externalPath = "external path";
       float = "float";
       int = "int";
+      ints.between = low: high: "integer between ${toString low} and ${toString high}";
       lines = "lines";
       listOf = type: "list of ${words type}";
       mkOptionType = type: type;

@@ -279,10 +279,10 @@ fn r#type(kind: Kind, level: usize) -> String {
         Kind::Packages => "types.listOf (types.either types.package path)".to_owned(),
         Kind::Account => "account".to_owned(),
         Kind::Accounts => "types.listOf account".to_owned(),
-        Kind::Texts | Kind::HostNames => "types.listOf types.str".to_owned(),
+        Kind::Texts | Kind::HostNames | Kind::Binds => "types.listOf types.str".to_owned(),
         Kind::Directives => "directives".to_owned(),
         Kind::OptionalPath => "types.nullOr types.path".to_owned(),
-        Kind::Username | Kind::Cidr => "types.str".to_owned(),
+        Kind::Username | Kind::Cidr | Kind::Amount => "types.str".to_owned(),
         Kind::Script => "types.nullOr types.lines".to_owned(),
         Kind::Variables => "types.attrsOf variable".to_owned(),
         Kind::SecretPaths => "types.coercedTo path lib.singleton (types.listOf path)".to_owned(),
@@ -295,6 +295,9 @@ fn r#type(kind: Kind, level: usize) -> String {
         }
         Kind::Ports => "types.listOf types.port".to_owned(),
         Kind::Cidrs => "types.listOf (types.either types.str range)".to_owned(),
+        Kind::OptionalAmount | Kind::OptionalPercent => "types.nullOr types.str".to_owned(),
+        Kind::OptionalWeight => "types.nullOr (types.ints.between 1 10000)".to_owned(),
+        Kind::Tasks => "types.ints.between 64 4194304".to_owned(),
     }
 }
 

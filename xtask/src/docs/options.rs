@@ -83,7 +83,12 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         | Kind::Username
         | Kind::Ports
         | Kind::HostNames
-        | Kind::Cidr => None,
+        | Kind::Cidr
+        | Kind::Amount
+        | Kind::Binds
+        | Kind::Tasks => None,
+        Kind::OptionalAmount | Kind::OptionalPercent => Some("null or such a string; `null`"),
+        Kind::OptionalWeight => Some("null or such a number; `null`"),
         Kind::OptionalOneOf(_) => Some("null or one of these; `null`"),
         Kind::Cidrs => Some("a list of strings, or of `{ cidr = …; ports = […]; protocol = …; }`"),
     }

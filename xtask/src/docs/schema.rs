@@ -75,6 +75,12 @@ fn property(option: &OptionDoc) -> Result<Value> {
         Kind::Ports => texts(json!({ "type": "integer", "minimum": 1, "maximum": 65535 })),
         Kind::HostNames => texts(json!({ "type": "string", "minLength": 1 })),
         Kind::Cidrs => texts(range()),
+        Kind::Amount | Kind::OptionalAmount => {
+            json!({ "type": "string", "pattern": "^([0-9]+[KMGT%]?|infinity)$" })
+        }
+        Kind::OptionalPercent => json!({ "type": "string", "pattern": "^[0-9]+%$" }),
+        Kind::OptionalWeight => json!({ "type": "integer", "minimum": 1, "maximum": 10000 }),
+        Kind::Tasks => json!({ "type": "integer", "minimum": 64, "maximum": 4_194_304 }),
         Kind::Path | Kind::SecretPath | Kind::Package | Kind::OptionalPath => path,
         Kind::Username => json!({ "type": "string", "minLength": 1, "pattern": "^[^:]*$" }),
         Kind::Script => json!({ "type": "string", "minLength": 1 }),
@@ -93,6 +99,7 @@ fn property(option: &OptionDoc) -> Result<Value> {
         Kind::Content => content(&path),
         Kind::Contents => json!({ "type": "object", "additionalProperties": content(&path) }),
         Kind::Packages => texts(path),
+        Kind::Binds => texts(json!({ "type": "string", "pattern": "^-?/" })),
         Kind::Account => json!({ "type": "string", "pattern": account }),
         Kind::Accounts => texts(json!({ "type": "string", "pattern": account })),
         Kind::Texts => texts(json!({ "type": "string" })),

@@ -106,7 +106,23 @@ fn show(table: &Table) {
         cells.extend(rows.into_iter().map(|(destination, row)| row_cells(destination, row)));
         out::table(&cells);
     }
+    answers(table);
     lost(table);
+}
+
+/// What a row of an answer means, which an agent sees as a name without an address.
+fn answers(table: &Table) {
+    for (destination, row) in table.rows() {
+        let Some(address) = destination.address.filter(|_| destination.protocol == DNS) else {
+            continue;
+        };
+        let names = row.names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        out::note(format!(
+            "{}: {names} was resolved to {address}, which the policy did not allow, so the agent got no \
+             address; `opencode-instances blocked {0} --suggest` says what to add",
+            destination.instance
+        ));
+    }
 }
 
 fn lost(table: &Table) {
@@ -134,6 +150,8 @@ fn row_cells(destination: &Destination, row: &Row) -> Vec<String> {
 fn place(direction: Direction, protocol: &str, address: Option<IpAddr>) -> String {
     let from = if direction == Direction::In { "from " } else { "" };
     match address {
+        // Nothing was sent to it: it was taken out of the answer.
+        Some(address) if protocol == DNS => format!("answer {address}"),
         Some(address) => format!("{from}{address}"),
         None if protocol == OTHER => "(further ones)".to_owned(),
         None => "-".to_owned(),

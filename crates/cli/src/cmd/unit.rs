@@ -106,6 +106,7 @@ pub(crate) fn net(change: NetChange) -> Outcome {
             }
         }
         NetChange::Down { name, nft } => net::down(&name, nft.as_deref())?,
+        NetChange::Stub { name, nft } => net::confine_stub(&name, &nft)?,
         NetChange::Watch { nft, systemctl } => {
             let program = systemctl.display().to_string();
             let reload = |names: &[String]| {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::record::Direction;
 use super::table::{Destination, Row};
 use crate::events::{DNS, OTHER, is_name};
-use crate::network::{Allowed, DnsPolicy, Network, Policy, PortRange, Protocol, merged};
+use crate::network::{Allowed, DnsPolicy, Network, Policy, PortRange, Protocol, merged, permits};
 use crate::special::{self, Class};
 use crate::text::InstanceName;
 
@@ -40,11 +40,17 @@ pub fn suggest(
     network: Option<&Network>,
     answers: &[(IpAddr, String)],
 ) -> Suggestion {
-    let mut judge =
-        Judge { network, wanted: BTreeMap::new(), names: BTreeSet::new(), notes: Vec::new() };
+    let mut judge = Judge {
+        network,
+        wanted: BTreeMap::new(),
+        answers: BTreeMap::new(),
+        names: BTreeSet::new(),
+        notes: Vec::new(),
+    };
     for (destination, row) in rows {
         judge.row(destination, row);
     }
+    judge.unanswered();
     judge.policy();
     judge.many_addresses(rows, answers);
     let allow = judge.entries(rows);
@@ -55,6 +61,8 @@ pub fn suggest(
 struct Judge<'a> {
     network: Option<&'a Network>,
     wanted: BTreeMap<IpAddr, BTreeSet<(Protocol, u16)>>,
+    /// Addresses that were taken out of answers, with the names that gave them.
+    answers: BTreeMap<IpAddr, String>,
     names: BTreeSet<String>,
     notes: Vec<String>,
 }
@@ -70,12 +78,7 @@ impl Judge<'_> {
         }
         match (destination.protocol.as_str(), destination.address, destination.port) {
             (DNS, None, _) => self.name(destination.question.as_deref()),
-            (DNS, Some(address), _) => self.note(format!(
-                "{} gave the address {address}, which no entry allows, so it was not answered; add it with \
-                 the port that is meant: `{{ cidr = \"{}\", ports = [443], protocol = \"tcp\" }}`.",
-                list(&row.names),
-                IpNet::from(address),
-            )),
+            (DNS, Some(address), _) => self.answer(address, &row.names),
             (OTHER, ..) => self.note(format!(
                 "{} packets went to more destinations than are told apart: a scan, or something that \
                  tries every address.",
@@ -109,6 +112,42 @@ impl Judge<'_> {
             self.names.insert(name.to_owned());
         } else {
             self.note(format!("`{name}` is no name of a host: nothing can be listed for it."));
+        }
+    }
+
+    /// An address that was taken out of an answer. No packet goes there before it is listed, so a port
+    /// is known only where something tried the address without the name.
+    fn answer(&mut self, address: IpAddr, names: &BTreeSet<String>) {
+        let (net, names) = (IpNet::from(address), list(names));
+        if self.network.is_some_and(|network| permits(network, address)) {
+            return;
+        }
+        if let Some(special) = special::of(&net)
+            && special.class == Class::Nowhere
+        {
+            self.note(format!(
+                "{names} gave the address {address} ({}), which cannot be listed.",
+                special.what
+            ));
+            return;
+        }
+        self.answers.insert(address, names);
+    }
+
+    /// What is listed for answers whose addresses nothing tried to reach.
+    fn unanswered(&mut self) {
+        for (address, names) in std::mem::take(&mut self.answers) {
+            if self.wanted.contains_key(&address) {
+                continue;
+            }
+            let net = IpNet::from(address);
+            self.note(format!(
+                "{names} gave the address {address}, which no entry allows, so there was no answer, and no \
+                 packet has told a port yet: `allowCidrs = [\"{net}\"]` opens every port of it, \
+                 `{{ cidr = \"{net}\", ports = […], protocol = \"tcp\" }}` those that you know to be meant. \
+                 Where a CDN is behind the name, the address serves other sites too, and the name moves to \
+                 others."
+            ));
         }
     }
 
@@ -163,6 +202,17 @@ impl Judge<'_> {
 
     /// A list that would not be looked at is no suggestion.
     fn policy(&mut self) {
+        let open = self.network.is_some_and(|network| {
+            network.policy.has_link() && network.dns.policy == DnsPolicy::Open
+        });
+        if open && !self.names.is_empty() {
+            let names = list(&std::mem::take(&mut self.names));
+            self.note(format!(
+                "{names}: with `network.dns.policy = \"open\"` every name is resolved but those of the local \
+                 network, and no list is looked at. Use the address of such a name, in `allowCidrs`; or write \
+                 `network.dns.policy = \"names\"`, and list it and every other name in `allowNames`."
+            ));
+        }
         if self.is(Policy::None) && (!self.wanted.is_empty() || !self.names.is_empty()) {
             self.note(
                 "The policy is `none`, with which nothing can be listed: write \
@@ -245,8 +295,13 @@ impl Judge<'_> {
                 let protocol =
                     entry.protocol.is_none_or(|one| one.as_str() == destination.protocol);
                 let inside = destination.address.is_some_and(|ip| entry.cidr.contains(&ip));
-                if protocol && inside && destination.direction == Direction::Out {
+                if !inside || destination.direction != Direction::Out {
+                    continue;
+                }
+                if protocol || destination.protocol == DNS {
                     names.extend(row.names.iter().cloned());
+                }
+                if protocol {
                     count = count.saturating_add(row.count);
                 }
             }
@@ -513,6 +568,18 @@ network.dns.allowNames = [\"api.example.org\"]
             (refusal("tcp", "1.1.1.1", 443, ""), Policy::None, 1, "allow-list"),
             (refusal("dns", "", 0, "a\\u{20}b"), Policy::AllowList, 0, "no name of a host"),
             (refusal("dns", "10.0.0.1", 0, "evil.example"), Policy::Internet, 0, "10.0.0.1"),
+            (
+                refusal("dns", "127.0.0.1", 0, "evil.example"),
+                Policy::Internet,
+                0,
+                "cannot be listed",
+            ),
+            (
+                refusal("dns", "9.9.9.9", 0, "cdn.example"),
+                Policy::AllowList,
+                0,
+                "no packet has told a port",
+            ),
             (refusal("other", "", 0, ""), Policy::AllowList, 0, "more destinations"),
         ] {
             let suggestion = noted(vec![one.clone()], policy);
@@ -522,6 +589,39 @@ network.dns.allowNames = [\"api.example.org\"]
         let inwards = Refusal { direction: Direction::In, ..refusal("tcp", "1.1.1.1", 443, "") };
         let suggestion = noted(vec![inwards], Policy::AllowList);
         assert!(suggestion.allow.is_empty() && suggestion.notes[0].contains("came in"));
+    }
+
+    #[test]
+    fn a_port_is_one_that_was_tried() {
+        let network = network(Policy::AllowList);
+        let answer = || refusal("dns", "9.9.9.9", 0, "one.example");
+        let tried = of(vec![answer(), refusal("tcp", "9.9.9.9", 8443, "")], Some(&network));
+        let entry =
+            "{ cidr = \"9.9.9.9/32\", ports = [8443], protocol = \"tcp\" },  # one.example, ";
+        assert!(tried.toml().contains(entry), "{}", tried.toml());
+        assert_eq!(tried.notes, [""; 0]);
+        let untried = of(vec![answer()], Some(&network));
+        let [note] = untried.notes.as_slice() else { panic!("{:?}", untried.notes) };
+        assert!(note.contains("[\"9.9.9.9/32\"]") && !note.contains("443"), "{note}");
+        // And none once it is listed, whatever for.
+        let listed = Allowed {
+            cidr: "9.9.9.0/24".parse().unwrap(),
+            protocol: Some(Protocol::Udp),
+            ports: vec![PortRange { first: 1, last: 1 }],
+        };
+        let network = Network { allow: vec![listed], ..network };
+        assert!(of(vec![answer()], Some(&network)).is_empty());
+    }
+
+    #[test]
+    fn no_list_is_suggested_that_would_be_refused() {
+        for policy in [Policy::Internet, Policy::AllowList] {
+            let network = Network { dns: Dns::default(), ..network(policy) };
+            let suggestion = of(vec![refusal("dns", "", 0, "nas.lan")], Some(&network));
+            assert_eq!(suggestion.names, [""; 0]);
+            let [note] = suggestion.notes.as_slice() else { panic!("{:?}", suggestion.notes) };
+            assert!(note.starts_with("nas.lan: ") && note.contains("\"names\""), "{note}");
+        }
     }
 
     #[test]

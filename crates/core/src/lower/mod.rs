@@ -5,11 +5,13 @@
 
 mod inside;
 mod network;
+mod resources;
 
 use std::net::{IpAddr, SocketAddr};
 
 use inside::{Inside, script, secret, shown, username};
 
+use crate::bound::{Access, BoundPath};
 use crate::cross::{Placed, Places, judge};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::layout::STATE_ROOT;
@@ -176,6 +178,17 @@ impl Judge<'_> {
             open_firewall: opt_in(&raw.open_firewall),
             network: self.network(raw),
             network_pool: self.pool(raw),
+            read_write_paths: self.bound(
+                "sandbox.readWritePaths",
+                raw.read_write_paths.as_ref(),
+                Access::Write,
+            ),
+            read_only_paths: self.bound(
+                "sandbox.readOnlyPaths",
+                raw.read_only_paths.as_ref(),
+                Access::Read,
+            ),
+            resources: self.resources(raw),
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),
@@ -210,6 +223,33 @@ impl Judge<'_> {
             nix_ld_enable: opt_in(&raw.nix_ld_enable),
             unit_overrides: self.unit_overrides(raw),
         })
+    }
+
+    fn bound(
+        &mut self,
+        option: &str,
+        typed: Option<&Located<Vec<Located<String>>>>,
+        access: Access,
+    ) -> Vec<BoundPath> {
+        let mut bound = Vec::new();
+        for item in typed.map_or(&[][..], |list| &list.value) {
+            let what = format!("`{option}` {:?}", item.value);
+            let Some(path) = self.take(&item.at, &what, BoundPath::read(&item.value, access))
+            else {
+                continue;
+            };
+            if path.is_wide() {
+                self.diagnostics.push(Diagnostic::new(
+                    Code::WidePath,
+                    &item.at,
+                    format!("`{}` is more than a project", path.source),
+                    "keys and configuration of many programs",
+                    "list what is meant of it",
+                ));
+            }
+            bound.push(path);
+        }
+        bound
     }
 
     fn script(&mut self, option: &str, typed: Option<&Located<String>>) -> Option<String> {
@@ -427,6 +467,58 @@ mod tests {
         }
     }
 
+    /// Each option of the network for the whole fleet, and another value of one instance.
+    #[test]
+    fn an_instance_outranks_the_defaults_of_the_network() {
+        let listed = "network.outbound.policy = \"allow-list\"\n";
+        let wide = "network.outbound.policy = \"internet\"\n";
+        for (around, option, fleet, own) in [
+            ("", "network.outbound.policy", "\"allow-list\"", "\"unrestricted\""),
+            ("", "network.outbound.policy", "\"none\"", "\"internet\""),
+            (listed, "network.outbound.allowCidrs", "[\"192.168.1.20/32\"]", "[\"10.0.0.0/8\"]"),
+            (listed, "network.outbound.allowCidrs", "[\"192.168.1.20/32\"]", "[]"),
+            (wide, "network.dns.policy", "\"names\"", "\"open\""),
+            (listed, "network.dns.allowNames", "[\"a.example.org\"]", "[\"*.example.net\"]"),
+            (listed, "network.dns.allowNames", "[\"a.example.org\"]", "[]"),
+            ("", "network.hostPorts", "[11434]", "[8080, 9090]"),
+            ("", "network.hostPorts", "[11434]", "[]"),
+        ] {
+            let directory = "directory = \"/srv/a\"\n";
+            let network = |defaults: &str, own: &str| {
+                let text =
+                    format!("[defaults]\n{around}{defaults}\n[instances.a]\n{directory}{own}");
+                read(&text, Format::Toml).unwrap().0.instances.remove(0).network
+            };
+            let line = |value: &str| format!("{option} = {value}\n");
+            let (of_fleet, of_own) = (network(&line(fleet), ""), network("", &line(own)));
+            assert_ne!(of_fleet, of_own, "{option}");
+            assert_eq!(network("", &line(fleet)), of_fleet, "{option} = {fleet}");
+            // One value in the place of the other: lists are not joined.
+            assert_eq!(network(&line(fleet), &line(own)), of_own, "{option} = {own}");
+        }
+        let pools = |own: &str| {
+            let text = format!(
+                "[defaults]\nnetwork.pool = \"172.30.0.0/16\"\n[instances.a]\ndirectory = \"/srv/a\"\n{own}"
+            );
+            read(&text, Format::Toml).unwrap().0.instances[0].network_pool.to_string()
+        };
+        assert_eq!(pools(""), "172.30.0.0/16");
+        assert_eq!(pools("network.pool = \"172.31.0.0/16\"\n"), "172.31.0.0/16");
+    }
+
+    /// What one instance says must go together with what it does not say.
+    #[test]
+    fn defaults_of_the_network_that_no_instance_can_use_are_refused() {
+        let with = |defaults: &str, own: &str| {
+            codes(&format!("[defaults]\n{defaults}\n[instances.a]\ndirectory = \"/srv/a\"\n{own}"))
+        };
+        let list = "network.outbound.policy = \"allow-list\"\nnetwork.outbound.allowCidrs = [\"10.0.0.0/8\"]\n";
+        assert_eq!(with(list, ""), [""; 0]);
+        let none = "network.outbound.policy = \"none\"\n";
+        assert_eq!(with(list, none), ["E0319"]);
+        assert_eq!(with(list, &format!("{none}network.outbound.allowCidrs = []\n")), [""; 0]);
+    }
+
     #[test]
     fn an_instance_outranks_the_defaults() {
         let text = "[defaults]\nlogLevel = \"WARN\"\nextraGroups = [\"x\"]\nauth.enable = false\n\
@@ -510,6 +602,9 @@ mod tests {
             ))
         };
         assert_eq!(two("network.pool = \"172.30.0.0/16\""), ["E0321"]);
+        assert_eq!(two("sandbox.readOnlyPaths = [\"/srv/a\"]"), ["E0323"]);
+        assert_eq!(two("sandbox.readOnlyPaths = [\"/srv\"]"), ["E0324"]);
+        assert_eq!(two("sandbox.readOnlyPaths = [\"/srv/c\"]"), [""; 0]);
         assert_eq!(two("network.hostPorts = [4097]"), ["E0322"]);
         assert_eq!(two("listen.address = \"::1\"\nnetwork.hostPorts = [4097]"), [""; 0]);
     }
@@ -552,6 +647,23 @@ mod tests {
             ("listen.port = 4100\nnetwork.hostPorts = [4100]", "E0322"),
             ("network.hostPorts = [0]", "E0207"),
             ("network.pool = \"8.8.8.0/24\"", "E0235"),
+            ("resources.memoryMax = \"4g\"", "E0236"),
+            ("sandbox.readWritePaths = [\"/srv/a/x\"]", "E0323"),
+            ("sandbox.readWritePaths = [\"/srv\"]", "E0324"),
+            ("sandbox.readWritePaths = [\"/data\", \"/data/x\"]", "E0323"),
+            ("sandbox.readOnlyPaths = [\"/srv/a\"]", "E0323"),
+            ("sandbox.readOnlyPaths = [\"/data:/srv/a/x\"]", "E0237"),
+            ("sandbox.readOnlyPaths = [\"/data:/srv\"]", "E0237"),
+            ("sandbox.readOnlyPaths = [\"/home\"]", "W0415"),
+            ("sandbox.readOnlyPaths = [\"/run/postgresql\"]", "E0211"),
+            ("resources.memoryMax = 4096", "E0103"),
+            ("resources.memoryMax = \"4\"", "E0236"),
+            ("resources.memoryMax = \"1G\"\nresources.memoryHigh = \"1G\"", "E0236"),
+            ("resources.memoryHigh = \"50%\"", "E0236"),
+            ("resources.cpuQuota = \"50\"", "E0236"),
+            ("resources.cpuWeight = 0", "E0236"),
+            ("resources.tasksMax = 10", "E0236"),
+            ("resources.ioWeight = 10001", "E0236"),
             ("stateDir = \"state\"", "E0203"),
             ("stateDir = \"/srv/a/state\"", "E0304"),
             ("stateDir = \"/srv/a\"", "E0304"),

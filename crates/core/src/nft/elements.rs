@@ -41,6 +41,24 @@ impl Family {
         }
     }
 
+    /// The set of what the host holds.
+    pub(super) fn host(self) -> &'static str {
+        let [four, six] = super::HOST_SETS;
+        match self {
+            Self::Four => four,
+            Self::Six => six,
+        }
+    }
+
+    /// What is no single place outside: never reached, whatever is listed. Without this, a wide range or
+    /// `unrestricted` would have packets for groups and for the link itself leave.
+    pub(super) fn nowhere(self) -> &'static str {
+        match self {
+            Self::Four => "{ 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }",
+            Self::Six => "{ ::/96, ::ffff:0:0/96, fe80::/10, ff00::/8 }",
+        }
+    }
+
     fn holds(self, net: &IpNet) -> bool {
         matches!((self, net), (Self::Four, IpNet::V4(_)) | (Self::Six, IpNet::V6(_)))
     }

@@ -25,6 +25,25 @@ pub struct HostLink {
     pub addresses: Vec<IpAddr>,
 }
 
+/// The sets of the host's table that follow what runs and what the host is told: no part of what must
+/// not change by itself.
+pub const STUB_SETS: [&str; 3] = ["stubs", "resolvers4", "resolvers6"];
+
+/// Who asks the host's resolvers for instances, and whom they may ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stubs {
+    /// The users of the stubs that run.
+    pub users: Vec<u32>,
+    /// The host's resolvers.
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// Adds one stub to the table that is there.
+pub fn one_stub(user: u32) -> String {
+    let [stubs, ..] = STUB_SETS;
+    format!("add element inet {NFT_HOST_TABLE} {stubs} {{ {user} }}\n")
+}
+
 /// The host's table for these links, whole.
 ///
 /// Towards a namespace goes nothing but answers; what the host itself sends there is an ICMP error
@@ -32,15 +51,21 @@ pub struct HostLink {
 /// a firewall of the host's can still drop. The chains come before those of usual firewalls, which have
 /// priority `filter`, so that what is dropped here reaches no rule of theirs. What is for the host is
 /// dropped before anybody can send it elsewhere by a rule for destinations (`dstnat`), as ports of containers
-/// are. A packet that belongs to no connection would not be masqueraded.
+/// are: once for each connection, because that is when a rule for destinations is asked. Where such a
+/// destination becomes the host's own later, `input` refuses what still comes. A packet that belongs to no
+/// connection would not be masqueraded.
+///
+/// The stubs are the one thing on the host that reads what an agent wrote. Their users reach the host's
+/// resolvers, loopback ones too, and nothing else; who answers an agent does so through a socket of its
+/// namespace, which never comes by here.
 ///
 /// Answers get the mark too, before their destination is translated back: with `rp_filter` the kernel
 /// asks for the way that a packet in the other direction would take, and that one needs the mark. IPv6
 /// has no such filter.
-pub fn host_table(links: &[HostLink]) -> String {
+pub fn host_table(links: &[HostLink], stubs: &Stubs) -> String {
     let table = format!("table inet {NFT_HOST_TABLE}");
     let ours = format!("\"{LINK_PREFIX}*\"");
-    let sources = sources(links);
+    let sources = sources(links) + &stub_sets(stubs);
     let neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255";
     format!(
         "\
@@ -52,40 +77,64 @@ delete {table}
 
 {sources}	chain prerouting {{
 		type filter hook prerouting priority mangle; policy accept;
-		iifname != {ours} ct direction reply ct original ip saddr @inner4 meta mark set meta mark or {LINK_MARK:#x}
-		iifname != {ours} accept
+		iifname {ours} goto from
+		ct direction reply ct original ip saddr @inner4 meta mark set meta mark or {LINK_MARK:#x}
+	}}
+
+	chain from {{
+		meta nfproto ipv4 iifname . ip saddr @sources4 goto way
+		{neighbours} iifname . ip6 saddr @sources6 accept
 		ip6 saddr fe80::/10 {neighbours} accept
-		meta nfproto ipv4 iifname . ip saddr != @sources4 counter drop
-		meta nfproto ipv6 iifname . ip6 saddr != @sources6 counter drop
-		{neighbours} accept
-		fib daddr type {{ local, broadcast, anycast, multicast }} counter drop
+		meta nfproto ipv6 iifname . ip6 saddr @sources6 goto way
+		meta nfproto ipv6 counter drop
+		counter drop
+	}}
+
+	chain way {{
+		ct state != established fib daddr type {{ local, broadcast, anycast, multicast }} counter drop
 		meta mark set meta mark or {LINK_MARK:#x}
 	}}
 
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
-		iifname != {ours} accept
+		iifname {ours} goto refuse
+	}}
+
+	chain refuse {{
 		{neighbours} accept
 		counter drop
 	}}
 
 	chain forward {{
 		type filter hook forward priority filter - 10; policy accept;
-		iifname {ours} oifname {ours} counter drop
-		iifname {ours} fib daddr type != unicast counter drop
-		iifname {ours} ct state invalid,untracked counter drop
-		iifname {ours} accept
-		oifname != {ours} accept
+		iifname {ours} goto outward
+		oifname {ours} goto inward
+	}}
+
+	chain outward {{
+		oifname {ours} counter drop
+		ct state invalid,untracked counter drop
+	}}
+
+	chain inward {{
 		ct state established,related ct direction reply accept
 		counter drop
 	}}
 
 	chain output {{
 		type filter hook output priority filter - 10; policy accept;
+		meta skuid @stubs goto stubs
 		oifname != {ours} accept
 		{neighbours} accept
 		ct state related ct direction reply accept
 		counter drop
+	}}
+
+	chain stubs {{
+		ip daddr @resolvers4 meta l4proto {{ tcp, udp }} th dport 53 accept
+		ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
+		meta l4proto tcp counter reject with tcp reset
+		counter reject with icmpx admin-prohibited
 	}}
 
 	chain postrouting {{
@@ -112,6 +161,17 @@ fn sources(links: &[HostLink]) -> String {
     let inner = links.iter().flat_map(|link| &link.addresses).filter(|ip| ip.is_ipv4());
     text.push_str(&set("inner4", "ipv4_addr", inner.map(ToString::to_string).collect()));
     text
+}
+
+fn stub_sets(stubs: &Stubs) -> String {
+    let [users, four, six] = STUB_SETS;
+    let of = |v4: bool| {
+        let all = stubs.resolvers.iter().map(IpAddr::to_canonical);
+        all.filter(|ip| ip.is_ipv4() == v4).map(|ip| ip.to_string()).collect()
+    };
+    set(users, "uid", stubs.users.iter().map(ToString::to_string).collect())
+        + &set(four, "ipv4_addr", of(true))
+        + &set(six, "ipv6_addr", of(false))
 }
 
 fn set(name: &str, kind: &str, mut elements: Vec<String>) -> String {

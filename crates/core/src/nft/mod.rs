@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use host::{HostLink, LINK_MARK, LINK_PREFIX, host_table};
+pub use host::{HostLink, LINK_MARK, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub};
 
 use crate::layout::NFT_TABLE;
 use crate::network::{Network, Policy};
@@ -38,12 +38,9 @@ const NEIGHBOURS: &str = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert 
 /// Where such a packet may go to: the link's own addresses, and the groups that ask for one of them.
 const ON_LINK: &str = "ip6 daddr { fd00::/8, fe80::/10, ff02::1:ff00:0/104 }";
 
-/// What is no single place outside: never reached, whatever is listed. Without this, a wide range or
-/// `unrestricted` would have packets for groups and for the link itself leave.
-const NOWHERE: [(&str, &str); 2] = [
-    ("ip", "{ 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }"),
-    ("ip6", "{ ::/96, ::ffff:0:0/96, fe80::/10, ff00::/8 }"),
-];
+/// Reports that the kernel itself sends on each link: nobody asked for them, so nobody is told.
+const TALK4: &str = "		ip protocol igmp ip daddr 224.0.0.0/24 counter drop comment \"what the kernel says on a link\"";
+const TALK6: &str = "		ip6 daddr ff02::/16 icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-reduction, mld2-listener-report } counter drop comment \"what the kernel says on a link\"";
 
 /// The limit guards the log alone, never the verdict. Every refusal is in one of the counters.
 ///
@@ -56,8 +53,8 @@ const REFUSE: &str = "		limit rate 50/second burst 100 packets log prefix \"open
 
 /// The policy of an instance that has no link at all: nothing in, nothing out, loopback works.
 ///
-/// Without a route the kernel refuses at once, before any rule sees a packet; what has a way all the
-/// same is counted and refused, and what arrives or would be forwarded is dropped silently.
+/// Its default routes lead to an interface with nothing behind it, so that what would leave comes by here
+/// and is counted and refused; what arrives or would be forwarded is dropped silently.
 ///
 /// Loopback is matched by index (`oif`), not by name (`oifname`): the kernel gives `lo` index 1 in
 /// every namespace and never hands that index to another device, whereas names can be swapped.
@@ -80,6 +77,8 @@ pub fn deny_all(name: &str) -> String {
 	chain output {{
 		type filter hook output priority filter; policy drop;
 		oif \"lo\" accept comment {comment}
+{TALK4}
+{TALK6}
 {REFUSE} comment {comment}
 	}}
 "
@@ -93,28 +92,35 @@ pub fn deny_all(name: &str) -> String {
 /// What arrives is an answer, of a destination that is still allowed, or an ICMP error about a packet
 /// that was sent; so a flow ends in both directions when its destination leaves the list. No
 /// address of the host is reachable, whatever else is allowed: see [`HOST_SETS`].
+///
+/// Each family has chains of its own, so that a packet passes no rule of the other one.
 pub fn namespace_table(name: &str, network: &Network) -> String {
     if !network.policy.has_link() {
         return deny_all(name);
     }
     let whole = quote(&format!("{name}: {}", network.policy));
-    let (sets, out) = judged(network, Direction::Out);
-    let (_, back) = judged(network, Direction::In);
+    let judges = Family::BOTH.map(|family| Judge::new(network, family));
+    let sets: String = judges.iter().map(Judge::sets).collect();
+    let [out4, out6] = judges.each_ref().map(|judge| judge.rules(Direction::Out));
+    let [answers4, answers6] = judges.each_ref().map(|judge| judge.rules(Direction::In));
     table(&format!(
         "	comment {whole}
 
 {sets}	chain input {{
 		type filter hook input priority filter; policy drop;
 		iif \"lo\" accept
-		iifname \"{LINK}\" ct state established ct direction reply jump answers
+		iifname \"{LINK}\" ct state established ct direction reply meta nfproto vmap {{ ipv4 : jump answers4, ipv6 : jump answers6 }}
 		ct state related ct direction reply icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
 		ct state related ct direction reply icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
 		iifname \"{LINK}\" {NEIGHBOURS} accept
 		counter drop
 	}}
 
-	chain answers {{
-{back}	}}
+	chain answers4 {{
+{answers4}	}}
+
+	chain answers6 {{
+{answers6}	}}
 
 	chain forward {{
 		type filter hook forward priority filter; policy drop;
@@ -123,14 +129,26 @@ pub fn namespace_table(name: &str, network: &Network) -> String {
 	chain output {{
 		type filter hook output priority filter; policy drop;
 		oif \"lo\" accept
-		meta nfproto ipv6 exthdr rt exists goto refuse
+		meta nfproto vmap {{ ipv4 : goto out4, ipv6 : goto out6 }}
+	}}
+
+	chain out4 {{
+		ip hdrlength != 5 jump options
+{out4}		goto refuse
+	}}
+
+	chain options {{
+{TALK4}
 		ip option lsrr exists goto refuse
 		ip option ssrr exists goto refuse
+	}}
+
+	chain out6 {{
+		exthdr rt exists goto refuse
 		oifname \"{LINK}\" {NEIGHBOURS} {ON_LINK} accept
-		ip6 daddr ff02::/16 icmpv6 type {{ nd-router-solicit, mld-listener-report, mld-listener-reduction, mld2-listener-report }} counter drop comment \"what the kernel says on a link\"
-		ip protocol igmp ip daddr 224.0.0.0/24 counter drop comment \"what the kernel says on a link\"
-		meta nfproto ipv6 fib saddr type != local goto refuse
-{out}		goto refuse
+{TALK6}
+		fib saddr type != local goto refuse
+{out6}		goto refuse
 	}}
 
 	chain refuse {{
@@ -144,16 +162,17 @@ pub fn namespace_table(name: &str, network: &Network) -> String {
 /// all links. Appended to the table's text it is loaded in the same transaction; alone it replaces
 /// the elements at once. Only a table with a link has these sets.
 pub fn host_addresses(nets: &[IpNet]) -> String {
-    let sets = HOST_SETS.into_iter().zip(Family::BOTH);
-    sets.map(|(set, family)| {
-        let elements = addresses(nets.iter().copied(), family);
-        let flush = format!("flush set inet {NFT_TABLE} {set}\n");
-        if elements.is_empty() {
-            return flush;
-        }
-        format!("{flush}add element inet {NFT_TABLE} {set} {{\n{}}}\n", lines(&elements, "\t"))
-    })
-    .collect()
+    Family::BOTH
+        .map(|family| {
+            let set = family.host();
+            let elements = addresses(nets.iter().copied(), family);
+            let flush = format!("flush set inet {NFT_TABLE} {set}\n");
+            if elements.is_empty() {
+                return flush;
+            }
+            format!("{flush}add element inet {NFT_TABLE} {set} {{\n{}}}\n", lines(&elements, "\t"))
+        })
+        .concat()
 }
 
 /// The same for single addresses.
@@ -168,52 +187,76 @@ enum Direction {
     In,
 }
 
-/// The sets of a policy, and the rules that judge a packet by them.
-fn judged(network: &Network, direction: Direction) -> (String, String) {
-    let (address, port) = match direction {
-        Direction::Out => ("daddr", "dport"),
-        Direction::In => ("saddr", "sport"),
-    };
-    let refused = if direction == Direction::Out { "goto refuse" } else { "drop" };
-    let (mut sets, mut rules) = (String::new(), String::new());
-    for (word, nowhere) in NOWHERE {
-        rules.push_str(&format!("\t\t{word} {address} {nowhere} {refused}\n"));
-    }
-    for (family, host) in Family::BOTH.into_iter().zip(HOST_SETS) {
-        sets.push_str(&set(host, family.kind(), &[]));
-        rules.push_str(&format!("\t\t{} {address} @{host} {refused}\n", family.word()));
-    }
-    if network.policy == Policy::Unrestricted {
-        rules.push_str("\t\taccept\n");
-        return (sets, rules);
-    }
-    for family in Family::BOTH {
-        let (word, kind, digit) = (family.word(), family.kind(), family.digit());
+/// What a policy says of the addresses of one family.
+struct Judge {
+    family: Family,
+    policy: Policy,
+    /// Allowed on every port.
+    whole: Vec<String>,
+    /// Allowed on some.
+    narrow: Vec<String>,
+}
+
+impl Judge {
+    fn new(network: &Network, family: Family) -> Self {
         let whole = network.allow.iter().filter(|one| one.is_whole()).map(|one| one.cidr);
-        let whole = addresses(whole, family);
-        if !whole.is_empty() {
-            sets.push_str(&set(&format!("allow{digit}"), kind, &whole));
-            rules.push_str(&format!("\t\t{word} {address} @allow{digit} accept\n"));
+        let narrow = network.allow.iter().filter(|one| !one.is_whole());
+        Self {
+            family,
+            policy: network.policy,
+            whole: addresses(whole, family),
+            narrow: ports(narrow, family),
         }
-        let narrow = ports(network.allow.iter().filter(|one| !one.is_whole()), family);
-        if !narrow.is_empty() {
-            let name = format!("allow{digit}_ports");
+    }
+
+    /// The sets that the rules look into.
+    fn sets(&self) -> String {
+        let (kind, digit) = (self.family.kind(), self.family.digit());
+        let mut sets = set(self.family.host(), kind, &[]);
+        if self.policy == Policy::Unrestricted {
+            return sets;
+        }
+        if !self.whole.is_empty() {
+            sets += &set(&format!("allow{digit}"), kind, &self.whole);
+        }
+        if !self.narrow.is_empty() {
             let kind = format!("{kind} . inet_proto . inet_service");
-            sets.push_str(&set(&name, &kind, &narrow));
-            rules.push_str(&format!(
-                "\t\tmeta l4proto {{ tcp, udp }} {word} {address} . meta l4proto . th {port} @{name} accept\n"
-            ));
+            sets += &set(&format!("allow{digit}_ports"), &kind, &self.narrow);
         }
-    }
-    if network.policy == Policy::Internet {
-        for family in Family::BOTH {
-            let (word, digit) = (family.word(), family.digit());
-            let special = addresses(SPECIAL.iter().map(|special| special.net), family);
-            sets.push_str(&set(&format!("special{digit}"), family.kind(), &special));
-            rules.push_str(&format!("\t\t{word} {address} != @special{digit} accept\n"));
+        if self.policy == Policy::Internet {
+            let special = addresses(SPECIAL.iter().map(|special| special.net), self.family);
+            sets += &set(&format!("special{digit}"), kind, &special);
         }
+        sets
     }
-    (sets, rules)
+
+    /// The rules that judge one end of a packet.
+    fn rules(&self, direction: Direction) -> String {
+        let (word, digit, host) = (self.family.word(), self.family.digit(), self.family.host());
+        let (address, port, refused) = match direction {
+            Direction::Out => ("daddr", "dport", "goto refuse"),
+            Direction::In => ("saddr", "sport", "drop"),
+        };
+        let nowhere = self.family.nowhere();
+        let mut rules = format!(
+            "\t\t{word} {address} {nowhere} {refused}\n\t\t{word} {address} @{host} {refused}\n"
+        );
+        if self.policy == Policy::Unrestricted {
+            return rules + "\t\taccept\n";
+        }
+        if self.policy == Policy::Internet {
+            rules += &format!("\t\t{word} {address} != @special{digit} accept\n");
+        }
+        if !self.whole.is_empty() {
+            rules += &format!("\t\t{word} {address} @allow{digit} accept\n");
+        }
+        if !self.narrow.is_empty() {
+            rules += &format!(
+                "\t\tmeta l4proto {{ tcp, udp }} {word} {address} . meta l4proto . th {port} @allow{digit}_ports accept\n"
+            );
+        }
+        rules
+    }
 }
 
 fn set(name: &str, kind: &str, elements: &[String]) -> String {

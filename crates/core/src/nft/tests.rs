@@ -1,4 +1,4 @@
-use super::{HostLink, deny_all, host_addresses, host_table, namespace_table, quote};
+use super::{HostLink, Stubs, deny_all, host_addresses, host_table, namespace_table, quote};
 use crate::network::{Allowed, Network, Policy, PortRange, Protocol};
 
 fn statements(text: &str) -> Vec<&str> {
@@ -71,23 +71,17 @@ fn originals_are_judged_on_every_packet() {
 fn the_host_is_refused_before_anything_is_allowed() {
     for policy in [Policy::Internet, Policy::AllowList, Policy::Unrestricted] {
         let text = namespace_table("foo", &network(policy));
-        for (chain, refused, allowed) in [
-            ("chain output {", "daddr @host", "daddr @allow"),
-            ("chain answers {", "saddr @host", "saddr @allow"),
+        for (chain, refused) in [
+            ("chain out4 {", "daddr @host4"),
+            ("chain out6 {", "daddr @host6"),
+            ("chain answers4 {", "saddr @host4"),
+            ("chain answers6 {", "saddr @host6"),
         ] {
-            let rules = text
-                .split(chain)
-                .nth(1)
-                .unwrap()
-                .split(
-                    "
-	}",
-                )
-                .next()
-                .unwrap();
-            let host = rules.rfind(refused).unwrap();
-            let first = rules.find(allowed).or_else(|| rules.find("\t\taccept")).unwrap();
-            assert!(host < first, "{policy} {chain}");
+            let rules = text.split(chain).nth(1).unwrap().split("\n\t}").next().unwrap();
+            let host = rules.find(refused).unwrap();
+            let accepted = |line: &str| line.ends_with("accept") && !line.contains("hoplimit 255");
+            let first = rules.lines().find(|line| accepted(line)).and_then(|line| rules.find(line));
+            assert!(first.is_none_or(|first| host < first), "{policy} {chain}");
         }
     }
 }
@@ -133,7 +127,13 @@ fn the_hosts_table_is_replaced_whole() {
         host_end: "oc-abc".to_owned(),
         addresses: vec!["10.219.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
     }];
-    let text = host_table(&links);
+    let stubs = Stubs {
+        users: vec![64950],
+        resolvers: ["127.0.0.53", "::ffff:192.0.2.1", "fe80::1"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec(),
+    };
+    let text = host_table(&links, &stubs);
     assert_eq!(
         statements(&text),
         [
@@ -144,7 +144,13 @@ fn the_hosts_table_is_replaced_whole() {
     );
     assert!(text.contains("\t\t\t\"oc-abc\" . 10.219.0.1,\n"));
     assert!(text.contains("\t\t\t\"oc-abc\" . fd00::1,\n"));
-    assert!(!host_table(&[]).contains("elements"));
+    for element in ["64950", "127.0.0.53", "192.0.2.1", "fe80::1"] {
+        assert!(text.contains(&format!("\t\t\t{element},\n")), "{text}");
+    }
+    // Before anything of theirs may leave.
+    let output = text.split("chain output {").nth(1).unwrap();
+    assert!(output.lines().nth(2).unwrap().contains("meta skuid @stubs goto stubs"), "{output}");
+    assert!(!host_table(&[], &Stubs::default()).contains("elements"));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::bound::BoundPath;
 use crate::text::{AbsPath, Argument, DirectiveText};
 
 /// What is assigned to a directive.
@@ -46,6 +47,14 @@ pub struct Bind {
     pub target: Option<String>,
     /// Whether a missing source is passed over (`-`).
     pub optional: bool,
+}
+
+impl Bind {
+    /// Of an operator's place.
+    pub(crate) fn of(path: &BoundPath) -> Self {
+        let target = (path.target != path.source).then(|| path.target.to_string());
+        Self { source: Cow::Owned(path.source.to_string()), target, optional: path.optional }
+    }
 }
 
 /// A command line of `Exec…=`.

@@ -6,7 +6,7 @@
 
 use crate::facts::HostFacts;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{ADDRESSES, SLICE, TARGET, sandbox, switch};
+use crate::units::{ADDRESSES, TARGET, sandbox, switch};
 
 pub(super) fn unit(facts: &HostFacts) -> Unit {
     let unit = Section::new("Unit")
@@ -37,7 +37,6 @@ pub(super) fn unit(facts: &HostFacts) -> Unit {
         .set("Restart", Value::word("always"))
         .set("RestartSec", Value::Number(1))
         .set("TimeoutStartSec", Value::Number(10))
-        .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::word("opencode-host@addresses"))
         .set_why(
             "StateDirectory",

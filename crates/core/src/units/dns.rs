@@ -2,14 +2,16 @@
 //! host's network, where the host's resolvers are.
 //!
 //! It is the one process that reads the agent's bytes with the host's network, so it can do nothing
-//! else: a user of its own, no capability, no file but the declared network and the list of resolvers.
+//! else: a user of its own, whose packets reach the host's resolvers alone ([`crate::nft::host_table`]), no
+//! capability, no file but the declared network and the list of resolvers.
 
 use crate::facts::HostFacts;
 use crate::layout::RESOLVER;
 use crate::spec::Instance;
+use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, inside, switch};
+use crate::units::{Names, description, inside, switch};
 
 pub(super) fn socket(instance: &Instance) -> Unit {
     let names = Names(&instance.name);
@@ -52,15 +54,25 @@ pub(super) fn service(instance: &Instance, facts: &HostFacts, network: &str) -> 
             Value::Number(0),
             "a failing start must not end the resolver for good",
         );
+    let confine = [facts.engine.as_str(), "net", "stub", name, "--nft", facts.nft.as_str()];
     let service = Section::new("Service")
         .set("Type", Value::word("exec"))
+        .set_why(
+            "ExecStartPre",
+            Value::Command(Command { prefix: "+", argv: confine.map(Word::from).to_vec() }),
+            "as root, before it reads a byte: its user reaches the host's resolvers alone from now on",
+        )
+        .set_why(
+            "RootDirectoryStartOnly",
+            Value::Yes,
+            "that line needs the host's rules, and systemd, which knows the user",
+        )
         .set(
             "ExecStart",
             Value::command([facts.engine.as_str(), "dns", name, "--network", &names.network()]),
         )
         .set("Restart", Value::word("on-failure"))
         .set("RestartSec", Value::word("250ms"))
-        .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-dns@{name}")]))
         .extend(sandbox::own_user(&names.dns()))
         .set_why(
@@ -72,8 +84,9 @@ pub(super) fn service(instance: &Instance, facts: &HostFacts, network: &str) -> 
         .set_why(
             "RestrictAddressFamilies",
             Value::word("AF_UNIX AF_INET AF_INET6"),
-            "the host's resolvers, which may be anywhere; the journal",
+            "the host's resolvers, wherever they are; the journal",
         )
+        .set_why("SocketBindDeny", Value::word("any"), "it can name no port of the host's as its own")
         .set("MemoryDenyWriteExecute", Value::Yes)
         .set("MemoryMax", Value::word("32M"))
         .set("TasksMax", Value::Number(16))

@@ -12,7 +12,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, inside, switch};
+use crate::units::{Names, description, inside, proxy, switch};
 
 /// Every unit for the host's ports; none where there are none.
 pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
@@ -45,18 +45,7 @@ fn socket(instance: &Instance, port: u16) -> Unit {
             Value::words([names.netns()]),
             "it listens inside, for this instance alone",
         )
-        .set_why(
-            "FlushPending",
-            Value::Yes,
-            "a client that waits while the start fails is refused, and does not start it again at once",
-        )
-        .set_why(
-            "TriggerLimitIntervalSec",
-            Value::Number(0),
-            "a failing start must not close the port for good",
-        )
-        .set("Backlog", Value::Number(4096))
-        .set("NoDelay", Value::Yes);
+        .extend(proxy::socket());
     let unit = inside(instance, "Socket for a port of the host");
     Unit { name: names.host_port_socket(port), sections: vec![unit, socket] }
 }
@@ -71,25 +60,10 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
             "it holds the socket, and with it a namespace that would be gone",
         )
         .set("After", Value::words([names.net(), names.host_port_socket(port)]))
-        .set_why(
-            "StartLimitIntervalSec",
-            Value::Number(0),
-            "a failing start must not close the port for good",
-        );
+        .extend(proxy::comes_back());
     let to = format!("127.0.0.1:{port}");
-    let service = Section::new("Service")
-        .set("Type", Value::word("notify"))
-        .set(
-            "ExecStart",
-            Value::command([facts.socket_proxyd.as_str(), "--connections-max=1024", &to]),
-        )
-        .set_why(
-            "LimitNOFILE",
-            Value::Number(16384),
-            "the proxy needs six descriptors a connection",
-        )
+    let service = proxy::service(facts, &to)
         .set("TasksMax", Value::Number(16))
-        .set("Slice", Value::word(SLICE))
         .set(
             "SyslogIdentifier",
             Value::words([format!("opencode-hostport@{}-{port}", instance.name)]),
@@ -106,15 +80,15 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
             Value::word("127.0.0.1"),
             "both ends of what it passes on are loopback's: the namespace's and the host's",
         )
-        .set_why("SocketBindDeny", Value::word("any"), "it opens no port of the host's")
+        .set_why(
+            "SocketBindDeny",
+            Value::word("any"),
+            "it can name no port of the host's as its own",
+        )
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::hardening())
         .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
-        .set_why(
-            "BindReadOnlyPaths",
-            Value::bind("/run/systemd/notify"),
-            "readiness; systemd takes messages from the proxy's main process alone",
-        )
+        .extend(proxy::readiness())
         .extend(switch::helper(facts));
     Unit { name: names.host_port(port), sections: vec![unit, service] }
 }

@@ -7,7 +7,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, description, sandbox};
+use crate::units::{Names, description, sandbox};
 
 /// Whether there is something to judge.
 pub(super) fn is_needed(instance: &Instance) -> bool {
@@ -41,7 +41,6 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("Type", Value::word("oneshot"))
         .set("ExecStart", Value::command(command(instance, facts)))
         .set("TimeoutStartSec", Value::Number(30))
-        .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-judge@{}", instance.name)]))
         .set("PrivateNetwork", Value::Yes)
         .set("RestrictAddressFamilies", Value::word("none"))

@@ -10,7 +10,7 @@ use crate::layout::SERVER_PORT;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, TARGET, description, switch};
+use crate::units::{Names, TARGET, description, proxy, switch};
 
 pub(super) fn socket(instance: &Instance, facts: &HostFacts) -> Unit {
     let unit = Section::new("Unit")
@@ -19,18 +19,7 @@ pub(super) fn socket(instance: &Instance, facts: &HostFacts) -> Unit {
         .extend(switch::follows(instance, facts));
     let mut socket = Section::new("Socket")
         .set("ListenStream", Value::words([instance.listen.to_string()]))
-        .set_why(
-            "FlushPending",
-            Value::Yes,
-            "a client that waits while the start fails is refused, and does not start it again at once",
-        )
-        .set_why(
-            "TriggerLimitIntervalSec",
-            Value::Number(0),
-            "a failing start must not close the port for good",
-        )
-        .set("Backlog", Value::Number(4096))
-        .set("NoDelay", Value::Yes);
+        .extend(proxy::socket());
     let ip = instance.listen.ip();
     if !ip.is_loopback() && !ip.is_unspecified() {
         socket = socket.set_why("FreeBind", Value::Yes, "the address may come later than the boot");
@@ -49,24 +38,9 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         )
         .set("After", Value::words([names.main()]))
         .extend(switch::leaves(instance, facts))
-        .set_why(
-            "StartLimitIntervalSec",
-            Value::Number(0),
-            "a failing start must not close the port for good",
-        );
+        .extend(proxy::comes_back());
     let target = format!("127.0.0.1:{SERVER_PORT}");
-    let service = Section::new("Service")
-        .set("Type", Value::word("notify"))
-        .set(
-            "ExecStart",
-            Value::command([facts.socket_proxyd.as_str(), "--connections-max=1024", &target]),
-        )
-        .set_why(
-            "LimitNOFILE",
-            Value::Number(16384),
-            "the proxy needs six descriptors a connection",
-        )
-        .set("Slice", Value::word(SLICE))
+    let service = proxy::service(facts, &target)
         .set("SyslogIdentifier", Value::words([format!("opencode-listen@{}", instance.name)]))
         .extend(sandbox::own_user(&names.proxy()))
         .extend(sandbox::namespace(names))
@@ -78,10 +52,6 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::without_homes())
         .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
-        .set_why(
-            "BindReadOnlyPaths",
-            Value::bind("/run/systemd/notify"),
-            "readiness; systemd takes messages from the proxy's main process alone",
-        );
+        .extend(proxy::readiness());
     Unit { name: names.proxy(), sections: vec![unit, service] }
 }

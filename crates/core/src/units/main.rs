@@ -34,6 +34,7 @@ fn unit_section(instance: &Instance) -> Section {
         .set("PartOf", Value::word(TARGET))
         .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
+        .extend(sandbox::mounts(instance))
         .set("AssertPathIsDirectory", Value::Path(instance.directory.clone()))
         .set("StartLimitIntervalSec", Value::Number(60))
         .set("StartLimitBurst", Value::Number(5))
@@ -65,7 +66,12 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("RestartSec", Value::word("250ms"))
         .set("TimeoutStartSec", Value::Number(120))
         .set("TimeoutStopSec", Value::Number(10))
-        .set("WatchdogSec", Value::Number(4))
+        .set_why(
+            "WatchdogSec",
+            Value::Number(20),
+            "for the supervisor, which itself gives up a server after 4 s; a host that stands still for a while \
+             ends nobody",
+        )
         .set_why(
             "WatchdogSignal",
             Value::word("SIGKILL"),
@@ -76,7 +82,13 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             Value::word("continue"),
             "a tool of the agent's that runs out of memory does not end the server",
         )
+        .set_why(
+            "OOMScoreAdjust",
+            Value::Number(200),
+            "before the host's own services; no process of the agent's gets below it",
+        )
         .set("Slice", Value::word(SLICE))
+        .extend(instance.resources.entries())
         .set("SyslogIdentifier", Value::words([format!("opencode-{}", instance.name)]))
         .extend(sandbox::identity(instance))
         .extend([working_directory(instance)]);
@@ -113,6 +125,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             Value::bind(instance.directory.as_str()),
             "the project; with the state directory the only place that the agent can write to",
         )
+        .extend(sandbox::bound(instance))
         .extend(switch::server(instance, facts))
 }
 

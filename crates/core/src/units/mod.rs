@@ -25,6 +25,7 @@ mod judge;
 mod listen;
 mod main;
 mod net;
+mod proxy;
 pub(crate) mod sandbox;
 mod secrets;
 mod setup;
@@ -38,7 +39,8 @@ use crate::unit::{Section, Unit, Value};
 
 /// The target that starts the fleet.
 pub const TARGET: &str = "opencode.target";
-/// The slice of every unit: one limit for the whole fleet.
+/// The slice of every server and of its tools: one limit for all of them. What enforces policies is not in
+/// it, so that no agent takes from that.
 pub const SLICE: &str = "opencode.slice";
 /// What follows the host's addresses, rules and routes for all networks.
 pub const ADDRESSES: &str = "opencode-host@addresses.service";
@@ -83,6 +85,11 @@ impl Names<'_> {
     /// `opencode-dns@NAME.service`, where there is a link.
     pub fn dns(self) -> String {
         format!("opencode-dns@{}.service", self.0)
+    }
+
+    /// The user of that service, which exists while it runs.
+    pub fn dns_user(self) -> String {
+        sandbox::user_of(&self.dns())
     }
 
     /// `opencode-events@NAME.service`.
@@ -255,6 +262,13 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
         name: SLICE.to_owned(),
         sections: vec![
             Section::new("Unit").set("Description", Value::word("All opencode servers")),
+            Section::new("Slice")
+                .set_why(
+                    "MemoryMax",
+                    Value::word("80%"),
+                    "what is left is the host's, whatever all agents together do; swap is not counted",
+                )
+                .set("TasksMax", Value::Number(32_768)),
         ],
     };
     [target, slice, addresses::unit(facts)]

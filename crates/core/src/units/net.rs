@@ -5,7 +5,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{ADDRESSES, Names, SLICE, TARGET, description, switch};
+use crate::units::{ADDRESSES, Names, TARGET, description, switch};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -43,7 +43,6 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("ExecReload", Value::command(up))
         .set("ExecStopPost", Value::command([engine, "net", "down", name, "--nft", nft]))
         .set("TimeoutStartSec", Value::Number(30))
-        .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-net@{name}")]))
         .set_why(
             "RuntimeDirectory",

@@ -1,10 +1,12 @@
 //! The sandbox that the main, the setup and the proxy unit share, one directive each with its reason.
 
+use crate::bound::Access;
 use crate::config;
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::guard;
 use crate::plan::digest;
 use crate::spec::{AbsPath, Instance};
+use crate::unit::escape::Bind;
 use crate::unit::{Entry, Value};
 use crate::units::Names;
 
@@ -25,15 +27,20 @@ fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
 /// It is named, because systemd names it after what is in front of the `@`: the same service of all
 /// instances would share one user, and that of an instance called `dns` has this very name.
 pub(crate) fn own_user(unit: &str) -> [Entry; 2] {
-    let digest: String = digest(unit.as_bytes()).chars().take(16).collect();
     [
         why(
             "DynamicUser",
             Value::Yes,
             "a user of its own: never the instance's, nor another unit's",
         ),
-        entry("User", Value::words([format!("oc-{digest}")])),
+        entry("User", Value::words([user_of(unit)])),
     ]
+}
+
+/// The name of that user.
+pub(super) fn user_of(unit: &str) -> String {
+    let digest: String = digest(unit.as_bytes()).chars().take(16).collect();
+    format!("oc-{digest}")
 }
 
 /// What every unprivileged unit gives up.
@@ -304,6 +311,23 @@ pub(crate) fn configuration(instance: &Instance) -> Vec<Entry> {
         entry("BindReadOnlyPaths", Value::bind_to(path.as_str(), &target))
     }));
     entries
+}
+
+/// The operator's places of the host.
+pub(crate) fn bound(instance: &Instance) -> impl Iterator<Item = Entry> {
+    instance.bound().map(|(option, access, path)| {
+        let directive = match access {
+            Access::Write => "BindPaths",
+            Access::Read => "BindReadOnlyPaths",
+        };
+        why(directive, Value::Bind(Bind::of(path)), option)
+    })
+}
+
+/// What must be mounted before the server starts: the file systems of those that may not be missing.
+pub(crate) fn mounts(instance: &Instance) -> impl Iterator<Item = Entry> {
+    let needed = instance.bound().filter(|(_, _, path)| !path.optional);
+    needed.map(|(_, _, path)| entry("RequiresMountsFor", Value::ListedPath(path.source.clone())))
 }
 
 /// The way to systemd for readiness and watchdog: an open socket, which only the supervisor holds.

@@ -4,7 +4,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, SLICE, description, sandbox, switch};
+use crate::units::{Names, description, sandbox, switch};
 
 /// Whether there is something to look at.
 pub(super) fn is_watched(instance: &Instance) -> bool {
@@ -34,7 +34,6 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("NotifyAccess", Value::word("main"))
         .set("ExecStart", Value::command(command(instance, facts)))
         .set("Restart", Value::word("on-failure"))
-        .set("Slice", Value::word(SLICE))
         .set("SyslogIdentifier", Value::words([format!("opencode-secrets@{}", instance.name)]))
         .set_why(
             "RuntimeDirectory",

@@ -39,6 +39,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             "process 1 of a PID namespace takes no signal, and ends with its script",
         )
         .set("Slice", Value::word(SLICE))
+        .extend(instance.resources.entries())
         .set("SyslogIdentifier", Value::words([format!("opencode-setup@{}", instance.name)]))
         .extend(sandbox::identity(instance))
         .extend(environment::variables(instance, facts))

@@ -5,7 +5,7 @@ use crate::facts::HostFacts;
 use crate::plan::digest;
 use crate::spec::Instance;
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, SLICE, TARGET, description, sandbox};
+use crate::units::{Names, TARGET, description, sandbox};
 
 fn entry(directive: &'static str, value: Value, why: &'static str) -> Entry {
     Entry::new(directive, value).because(why)
@@ -123,7 +123,6 @@ fn anchor() -> Section {
         .set("Type", Value::word("oneshot"))
         .set("RemainAfterExit", Value::Yes)
         .set_why("ExecStart", Value::command(["/bin/sh", "-c", ":"]), "it only has to be active")
-        .set("Slice", Value::word(SLICE))
         .set("PrivateNetwork", Value::Yes)
         .extend(sandbox::hardening())
 }

@@ -51,10 +51,10 @@ fn type_words(kind: Kind) -> String {
         Kind::Packages => "list of (package or external path)".to_owned(),
         Kind::Account => account.to_owned(),
         Kind::Accounts => format!("list of {account}"),
-        Kind::Texts | Kind::HostNames => "list of str".to_owned(),
+        Kind::Texts | Kind::HostNames | Kind::Binds => "list of str".to_owned(),
         Kind::Directives => "attribute set of systemd directives".to_owned(),
         Kind::OptionalPath => "null or path".to_owned(),
-        Kind::Username | Kind::Cidr => "str".to_owned(),
+        Kind::Username | Kind::Cidr | Kind::Amount => "str".to_owned(),
         Kind::Script => "null or lines".to_owned(),
         Kind::Variables => "attributes of null or (bool or int or str or path)".to_owned(),
         Kind::SecretPaths => "list of external path, or external path".to_owned(),
@@ -65,6 +65,9 @@ fn type_words(kind: Kind) -> String {
         Kind::OptionalOneOf(words) => format!("null or one of {}", json!(words)),
         Kind::Ports => "list of port".to_owned(),
         Kind::Cidrs => "list of (str or submodule)".to_owned(),
+        Kind::OptionalAmount | Kind::OptionalPercent => "null or str".to_owned(),
+        Kind::OptionalWeight => "null or integer between 1 and 10000".to_owned(),
+        Kind::Tasks => "integer between 64 and 4194304".to_owned(),
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.enabled = true,
         both: true,
         agent: Some(Became::New),
-        happens: "+opencode.slice +host@addresses +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue \
+        happens: "+host@addresses +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
                   +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
                   +setup@green +green +endpoint@green +listen@green.socket \
                   +opencode.target",
@@ -122,7 +122,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| *fleet = Fleet::default(),
         both: true,
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
                   +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
                   +setup@green +green +endpoint@green +listen@green.socket",
         ..NOTHING

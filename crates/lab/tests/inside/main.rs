@@ -12,6 +12,7 @@ mod attach;
 mod configuration;
 mod enforced;
 mod environment;
+mod paths;
 mod secrets;
 mod setup;
 #[path = "../lifecycle/stand_in.rs"]

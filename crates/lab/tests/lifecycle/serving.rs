@@ -50,8 +50,9 @@ fn the_supervisor_is_small(machine: &Machine) {
     let main = pid(machine, "website");
     let resident: u64 =
         sh(machine, &format!("awk '/^VmRSS/ {{ print $2 }}' /proc/{main}/status")).parse().unwrap();
-    // Nine tenths of it is the program itself, which all supervisors share.
-    assert!(resident < 7 << 9, "the supervisor takes {resident} KiB");
+    // Nine tenths of it is the program itself, which all supervisors share, and which is larger here than the
+    // one that is shipped.
+    assert!(resident < 15 << 8, "the supervisor takes {resident} KiB");
 }
 
 /// Opens all connections before the first request is sent; prints how many were answered.

@@ -13,10 +13,17 @@ mod dns;
 mod flows;
 mod host;
 mod hostports;
+mod layers;
 mod leak;
+mod names;
 mod policies;
 mod refusals;
+mod stub;
 mod tuning;
+mod walls;
+
+#[path = "../lifecycle/stand_in.rs"]
+mod stand_in;
 
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the other tests look at more")]

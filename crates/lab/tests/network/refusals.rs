@@ -22,9 +22,14 @@ network.dns.allowNames = ["good.example.org"]
 [instances.open]
 directory = "/srv/open"
 listen.port = 4111
+
+[instances.closed]
+directory = "/srv/closed"
+listen.port = 4112
+network.outbound.policy = "none"
 "#;
 
-const INSTANCES: [&str; 2] = ["listed", "open"];
+const INSTANCES: [&str; 3] = ["listed", "open", "closed"];
 
 /// Refused under each policy, so many times each.
 const TRIED: &[(&str, &str, &str, u16, u64)] = &[
@@ -36,6 +41,10 @@ const TRIED: &[(&str, &str, &str, u16, u64)] = &[
     ("open", "tcp", "10.1.2.3", 443, 3),
     ("open", "udp", "192.168.7.7", 8080, 2),
     ("open", "tcp", "fd00:ec2::254", 443, 1),
+    ("closed", "tcp", "1.1.1.1", 443, 3),
+    ("closed", "udp", "10.1.2.3", 53, 2),
+    ("closed", "tcp", "2606:4700::1111", 443, 4),
+    ("closed", "udp", "fd00:ec2::254", 80, 1),
 ];
 
 /// Tries everything as often as the command line says, in one process.
@@ -123,7 +132,8 @@ fn what_was_refused_is_one_line_away_from_being_allowed() {
     if unavailable() {
         return;
     }
-    let machine = fleet::boot("refusals", SPEC, &["/srv/listed", "/srv/open"]).unwrap();
+    let machine =
+        fleet::boot("refusals", SPEC, &["/srv/listed", "/srv/open", "/srv/closed"]).unwrap();
     resolvers(&machine);
     let _internet = internet(&machine);
     done(&machine, "apply");
@@ -200,6 +210,7 @@ fn everything_is_recorded(machine: &Machine) {
         assert_eq!(row["count"], *count, "{row}");
         let policy = match *instance {
             "listed" => "allow-list",
+            "closed" => "none",
             _ => "internet",
         };
         assert_eq!((&row["policy"], &row["direction"]), (&json!(policy), &json!("out")), "{row}");

@@ -17,6 +17,8 @@ network.outbound.policy = "allow-list"
 "#;
 /// A name's address over TCP, and an address without a name.
 const FETCH: &str = include_str!("fetch.py");
+/// What the reader adds, who knows the port.
+const ENTRY: &str = r#"{ cidr = "8.8.8.8/32", ports = [443], protocol = "tcp" }"#;
 /// The resolver notes names once a second.
 const WAIT: &str = "sleep 1.5";
 
@@ -85,12 +87,13 @@ fn an_allow_list_is_made_from_what_was_refused() {
     let said = attempt();
     assert!(said.contains("192.168.7.7: the internet"), "{said}");
     assert!(!said.contains("registry.npmjs.org: the internet"), "{said}");
-    commands(&machine, "");
+    let seen = commands(&machine, "");
+    assert!(seen.contains("answer 8.8.8.8"), "{seen}");
     let second = commands(&machine, "--suggest");
-    let entry = second.split('`').find(|words| words.contains("8.8.8.8/32")).unwrap();
+    assert!(second.contains("[\"8.8.8.8/32\"]") && !second.contains("443"), "{second}");
 
     // And its address, with the port that the note cannot know.
-    let all = first.replacen("allowCidrs = [", &format!("allowCidrs = [\n{entry},"), 1);
+    let all = first.replacen("allowCidrs = [", &format!("allowCidrs = [\n{ENTRY},"), 1);
     spec(&machine, &all);
     let said = attempt();
     assert_eq!(said.matches("the internet").count(), 2, "{said}");
@@ -99,7 +102,7 @@ fn an_allow_list_is_made_from_what_was_refused() {
 
     // The page shows these very entries.
     let page = fs::read_to_string(place::workspace().join(PAGE)).unwrap();
-    for line in first.lines().chain([entry]) {
+    for line in first.lines().chain([ENTRY]) {
         assert!(page.contains(line.trim()), "{PAGE} does not show {line}");
     }
 }

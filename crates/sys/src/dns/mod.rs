@@ -25,7 +25,7 @@ mod exchange;
 mod journal;
 mod message;
 mod refusals;
-mod resolvers;
+pub(crate) mod resolvers;
 mod rules;
 mod server;
 mod sockets;
@@ -78,7 +78,7 @@ pub fn run(name: &InstanceName, load: &dyn Fn() -> Result<Rules, String>) -> Res
         rules,
         load,
         sockets,
-        journal: Journal::new(Path::new(journal::SOCKET), name.as_str()),
+        journal: Journal::new(Path::new(crate::journal::SOCKET), name.as_str()),
         notifier,
         resolvers: Resolvers::new(Path::new(resolvers::MANAGED), Path::new(resolvers::PLAIN)),
         answers: Answers::new(runtime_directory()),

@@ -45,11 +45,13 @@ impl Reason {
                 "Refused to resolve {name}: it is not allowed. Add it to network.dns.allowNames"
             ),
             Self::Local => format!(
-                "Refused to resolve {name}: it names the local network. Add it to network.dns.allowNames"
+                "Refused to resolve {name}: it names the local network, which network.dns.policy = \"open\" \
+                 leaves out. Use its address, and add that to network.outbound.allowCidrs; or write \
+                 network.dns.policy = \"names\", and list it and every other name in network.dns.allowNames"
             ),
             Self::Address => format!(
-                "Refused the addresses of {name}: the policy allows none of them ({address}). \
-                 Add them to network.outbound.allowCidrs"
+                "Refused the addresses of {name}: the policy allows none of them ({address}), so there was no \
+                 answer. Add them to network.outbound.allowCidrs"
             ),
         }
     }

@@ -12,9 +12,9 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 
 /// Where systemd-resolved writes which resolvers it asks itself.
-pub(super) const MANAGED: &str = "/run/systemd/resolve/resolv.conf";
+pub(crate) const MANAGED: &str = "/run/systemd/resolve/resolv.conf";
 /// Where every program looks.
-pub(super) const PLAIN: &str = "/etc/resolv.conf";
+pub(crate) const PLAIN: &str = "/etc/resolv.conf";
 /// Nobody lists more, and each costs a client time.
 const MAX_RESOLVERS: usize = 4;
 /// The largest file that is read.
@@ -86,6 +86,15 @@ impl Resolvers {
             self.preferred = place;
         }
     }
+}
+
+/// All resolvers of the host's. A stub asks those of one list, and which one depends on when it began.
+pub(crate) fn all() -> Vec<IpAddr> {
+    let lists = [MANAGED, PLAIN].map(|list| addresses(Path::new(list)));
+    let mut all: Vec<IpAddr> = lists.iter().flatten().map(SocketAddr::ip).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn mark(path: &Path) -> Mark {

@@ -7,7 +7,6 @@
 //! make larger: flows, records and buffers are bounded.
 
 mod flows;
-mod journal;
 pub mod names;
 mod nflog;
 mod options;
@@ -29,7 +28,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 pub use self::flows::{BURST, INTERVAL, MAX_FLOWS, PER_SECOND};
-pub use self::journal::Journal;
 pub use self::options::{Options, UsageError, parse_args};
 pub use self::packet::{Direction, Flow};
 pub use self::read::{Query, ReadError, read};
@@ -37,6 +35,7 @@ pub use self::record::Refusal;
 
 use self::flows::{Flows, Losses, Moment, Record};
 use self::nflog::{DATAGRAM, Log, Message, Received};
+use crate::journal::{Journal, Patience, SOCKET};
 use crate::notify::Notifier;
 
 /// The service's name in front of the instance's.
@@ -79,7 +78,7 @@ pub enum Error {
 /// See [`Error`].
 pub fn run(options: &Options) -> Result<(), Error> {
     let mut notifier = Notifier::new(options.notify_socket.as_deref(), false);
-    let journal = Journal::new().map_err(Error::Prepare)?;
+    let journal = Journal::at(SOCKET.into(), Patience::Moment).map_err(Error::Prepare)?;
     let stop = stop().map_err(Error::Prepare)?;
     if !privileges::may_ask().map_err(Error::Privileges)? {
         return Err(Error::Denied);

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use instances_core::events::{DNS, LOST, REFUSED};
 
 use super::flows::Lost;
-use super::journal::Journal;
 use super::packet::Direction;
+use crate::journal::Journal;
 
 /// What was refused: packets of one flow, or questions for one name.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl Refusal<'_> {
     /// # Errors
     ///
     /// See [`Journal::send`].
-    pub fn write(&self, journal: &Journal) -> io::Result<()> {
+    pub(crate) fn write(&self, journal: &Journal) -> io::Result<()> {
         let identifier = format!("{}@{}", self.service, self.instance);
         let message = self.message();
         let address = self.address.map(|address| address.to_string());

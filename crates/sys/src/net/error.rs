@@ -96,6 +96,31 @@ pub enum Error {
         /// The rules.
         rules: PathBuf,
     },
+    /// systemd did not tell which users it has made.
+    #[error(
+        "cannot ask systemd for the users of the resolvers; look at: systemctl status init.scope"
+    )]
+    Users(#[source] io::Error),
+    /// There is no table that would confine it.
+    #[error(
+        "{name} has no link yet, so nothing would confine its resolver; start it with: systemctl \
+         start opencode-net@{name}"
+    )]
+    NoLink {
+        /// The instance.
+        name: String,
+    },
+    /// It would run, and talk to anybody.
+    #[error(
+        "the resolver of {name} has no user {user} that could be confined; start it with: \
+         systemctl start opencode-dns@{name}"
+    )]
+    NoStub {
+        /// The instance.
+        name: String,
+        /// The user.
+        user: String,
+    },
     /// The kernel refused a step on namespaces; which one is in the message.
     #[error("cannot {action}; the unit needs CAP_SYS_ADMIN and CAP_NET_ADMIN")]
     Namespace {

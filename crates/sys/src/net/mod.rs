@@ -12,6 +12,7 @@
 
 mod error;
 mod link;
+mod lists;
 mod look;
 mod loopback;
 mod namespace;
@@ -89,6 +90,8 @@ pub enum Step {
     LinkUp,
     /// The kernel forwards for it.
     Forwarding,
+    /// What would leave has a way to the rules that refuse it. Only reported without a link.
+    NowhereMade,
 }
 
 /// What [`up`] did.
@@ -135,12 +138,16 @@ pub fn up(request: &Up<'_>, progress: &(dyn Fn(Step) + Sync)) -> Result<Done, Er
     let more = wanted.as_ref().map(Wanted::rules).unwrap_or_default();
     let policy = Policy::read(rules, &more, nft)?;
     let (namespace, outcome) = with_policy(name, &policy, wanted.as_ref(), progress)?;
-    let changed = match &wanted {
-        Some(wanted) => wanted.raise(namespace.as_fd(), progress)?,
-        None => match link::lower(name, Some(nft)).into_iter().next() {
-            Some(error) => return Err(error),
-            None => Vec::new(),
-        },
+    let changed = if let Some(wanted) = &wanted {
+        link::nowhere::unmake(namespace.as_fd())?;
+        wanted.raise(namespace.as_fd(), progress)?
+    } else {
+        if let Some(error) = link::lower(name, Some(nft)).into_iter().next() {
+            return Err(error);
+        }
+        link::nowhere::make(namespace.as_fd())?;
+        progress(Step::NowhereMade);
+        Vec::new()
     };
     Ok(Done { outcome, changed })
 }
@@ -197,6 +204,12 @@ pub fn down(name: &InstanceName, nft: Option<&Path>) -> Result<(), Teardown> {
         errors.extend(teardown.errors);
     }
     if errors.is_empty() { Ok(()) } else { Err(Teardown { errors }) }
+}
+
+/// Sees to it that the stub of an instance reaches the host's resolvers and nothing else. For the start of
+/// that stub, while its user exists and before it reads anything.
+pub fn confine_stub(name: &InstanceName, nft: &Path) -> Result<(), Error> {
+    link::confine_stub(name, nft)
 }
 
 /// Forgets which addresses of the pool an instance had, unless it is among `kept` or has a link still.

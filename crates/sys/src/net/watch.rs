@@ -1,8 +1,8 @@
 //! Keeps the host's side of all links as it should be while the host around it changes.
 //!
-//! Three things change without anybody telling an instance's unit: the host's own addresses, which every
-//! policy refuses; the host's table, which a program that owns the firewall may flush; and the way
-//! out. None of it opens anything while nobody looks: the host's table refuses what is for the host, the
+//! Four things change without anybody telling an instance's unit: the host's own addresses, which every
+//! policy refuses; the host's table, which a program that owns the firewall may flush; the way
+//! out; and the host's resolvers, whom alone the stubs may ask. None of it opens anything while nobody looks: the host's table refuses what is for the host, the
 //! routing rules refuse what the table has not seen.
 
 use std::env;
@@ -21,6 +21,8 @@ use rustix::net::{
 
 use super::Error;
 use super::link::{self, Known};
+use super::lists::Lists;
+use crate::dns::resolvers;
 use crate::notify::Notifier;
 
 /// `RTNLGRP_LINK`, and addresses, routes and rules of both families.
@@ -50,13 +52,13 @@ pub fn watch(
     note: &dyn Fn(String),
 ) -> Error {
     match Changes::subscribe() {
-        Ok(changes) => follow(&changes, nft, reload, note),
+        Ok(mut changes) => follow(&mut changes, nft, reload, note),
         Err(error) => Error::Listen(error),
     }
 }
 
 fn follow(
-    changes: &Changes,
+    changes: &mut Changes,
     nft: &Path,
     reload: &dyn Fn(&[String]) -> Result<(), String>,
     note: &dyn Fn(String),
@@ -67,6 +69,12 @@ fn follow(
     loop {
         let failed = look(nft, &mut known, table, reload, note);
         if std::mem::take(&mut first) {
+            if let Err(error) = &changes.lists {
+                let seconds = AGAIN.as_secs();
+                note(format!(
+                    "cannot watch the lists of resolvers ({error}); looking every {seconds} s"
+                ));
+            }
             // Whoever makes a link after this is told of what changes after it.
             notifier.ready("following the host's addresses, routes and rules");
         }
@@ -95,6 +103,11 @@ fn look(
     if look.healed {
         note(format!("table inet {NFT_HOST_TABLE} was changed or removed; it is back"));
     }
+    if let Some(resolvers) = &look.resolvers {
+        let all: Vec<String> = resolvers.iter().map(ToString::to_string).collect();
+        let all = if all.is_empty() { "nobody".to_owned() } else { all.join(" ") };
+        note(format!("the host's resolvers are others; names are asked of {all} from now on"));
+    }
     if look.filled > 0 {
         note(format!("{} namespaces refuse the host's addresses of now", look.filled));
     }
@@ -117,11 +130,13 @@ fn chain(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
-/// What the kernel tells of the host's namespace.
+/// What the kernel tells of the host's namespace, and of the host's lists of resolvers.
 #[derive(Debug)]
 struct Changes {
     route: OwnedFd,
     nft: OwnedFd,
+    /// Without these everything is looked at again and again: it would be worse to follow nothing.
+    lists: io::Result<Lists>,
 }
 
 impl Changes {
@@ -129,11 +144,13 @@ impl Changes {
         Ok(Self {
             route: listen(None, &ROUTE_GROUPS)?,
             nft: listen(Some(netlink::NETFILTER), &NFT_GROUPS)?,
+            lists: Lists::watch(&[resolvers::MANAGED, resolvers::PLAIN]),
         })
     }
 
     /// Waits for changes, or for as long as that; true when the host's table may be among them.
-    fn wait(&self, patience: Option<Duration>) -> io::Result<bool> {
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<bool> {
+        let patience = patience.or(self.lists.is_err().then_some(AGAIN));
         if !self.poll(patience)? {
             return Ok(false);
         }
@@ -141,6 +158,11 @@ impl Changes {
         let mut table = false;
         loop {
             drain(&self.route, |_| false)?;
+            if let Ok(lists) = &mut self.lists
+                && let Err(error) = lists.drain()
+            {
+                self.lists = Err(error);
+            }
             table |= drain(&self.nft, names_table)?;
             if start.elapsed() >= PATIENCE || !self.poll(Some(QUIET))? {
                 return Ok(table);
@@ -151,7 +173,9 @@ impl Changes {
     /// False when nothing came in time.
     fn poll(&self, patience: Option<Duration>) -> io::Result<bool> {
         let timeout = patience.and_then(|time| Timespec::try_from(time).ok());
-        let mut fds = [&self.route, &self.nft].map(|fd| PollFd::new(fd, PollFlags::IN));
+        let lists = self.lists.as_ref().ok().map(Lists::fd);
+        let fds = [&self.route, &self.nft].into_iter().chain(lists);
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut fds, timeout.as_ref()) {
             Err(Errno::INTR) => Ok(false),
             done => Ok(done? > 0),

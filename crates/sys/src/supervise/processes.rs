@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 
 /// The most processes that one look takes in.
 const MAX_PROCESSES: usize = 16_384;
@@ -85,6 +85,30 @@ pub(super) fn signal_all(targets: &[Process], signals: &[Signal]) {
     for pid in targets.iter().filter_map(|process| Pid::from_raw(process.pid)) {
         for signal in signals {
             let _ = kill_process(pid, *signal);
+        }
+    }
+}
+
+/// How much a tool's `oom_score_adj` is above this process's: the kernel then counts it as a tenth of the
+/// limit larger than it is.
+const TOOL: i32 = 100;
+
+/// Asks the kernel to end a tool before the server where memory runs out. Without this, the server would
+/// be the largest process beside a build of many small ones.
+///
+/// Children begin with their parent's value. A process may take back what was added here, not what
+/// systemd gave the whole unit: an agent can spoil this for itself, and not for others.
+pub(super) fn spare(server: Pid) {
+    let server = server.as_raw_nonzero().get();
+    let score =
+        |path: &str| std::str::from_utf8(&short_file(path)?).ok()?.trim().parse::<i32>().ok();
+    let Some(own) = score("/proc/self/oom_score_adj") else { return };
+    let tool = (own + TOOL).min(1000);
+    for process in descendants(getpid()).iter().filter(|process| process.pid != server) {
+        let path = format!("/proc/{}/oom_score_adj", process.pid);
+        if score(&path).is_some_and(|score| score < tool) {
+            // It may be gone by now, or keep others from its files.
+            let _ = fs::write(&path, tool.to_string());
         }
     }
 }

@@ -1,9 +1,7 @@
 //! The stub with real sockets, namespaces and a resolver that stands in for the host's.
 //!
-//! Each case runs in a process of its own, in mount and network namespaces of its own, with an
-//! empty tmpfs on `/run`: the host is never touched. The process is this very program, started
-//! again through `unshare`, with the name of the case in its environment; the stub is this program
-//! too, without a single capability.
+//! Each case runs isolated, with an empty tmpfs on `/run`; the stub is this very program too, without a
+//! single capability.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,20 +11,22 @@
     reason = "a test without the usual harness, which clippy does not recognise as one"
 )]
 
+#[path = "../isolated/mod.rs"]
+mod isolated;
 mod resolver;
 mod stage;
 
 use std::io::{Read as _, Write as _};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use domain::base::Rtype;
 use domain::base::iana::Rcode;
-use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 
+use self::isolated::Suite;
 use self::resolver::{counted, noise};
 use self::stage::{
     Heard, NAMES, SERVE, Stage, client, connect, failed, found, prepare, question, soon, tcp,
@@ -63,48 +63,13 @@ fn main() -> ExitCode {
         CASES.iter().find(|(name, _)| *name == case).unwrap().1();
         return ExitCode::SUCCESS;
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
-    let missing = missing();
-    if let Some(reason) = &missing {
-        println!("SKIP: {reason}");
-    }
-    if missing.is_some() && env::var_os("CI").is_some() {
-        return ExitCode::FAILURE;
-    }
-    let trial = |(name, _): (&'static str, fn())| {
-        Trial::test(name, move || isolated(name)).with_ignored_flag(missing.is_some())
+    let suite = Suite {
+        case: CASE,
+        needs: &["setpriv --version"],
+        unshare: &["-p", "-f", "--mount-proc", "--kill-child"],
+        threads: 2,
     };
-    libtest_mimic::run(&arguments, CASES.into_iter().map(trial).collect()).exit_code()
-}
-
-/// Why these tests cannot run here.
-fn missing() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
-    let works = |command: &str| {
-        let status = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    ["unshare -m -n true", "ip -V", "setpriv --version"]
-        .into_iter()
-        .find(|command| !works(command))
-        .map(|command| format!("\"{command}\" does not work"))
-}
-
-fn isolated(case: &str) -> Result<(), Failed> {
-    // Two minutes: a case that hangs is a failure, not a wait.
-    let output = Command::new("timeout")
-        .args(["-k", "5", "120", "unshare", "-m", "-n", "--propagation", "private"])
-        .args(["-p", "-f", "--mount-proc", "--kill-child", "--"])
-        .arg(env::current_exe()?)
-        .env(CASE, case)
-        .output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    suite.run(CASES.into_iter().map(|(name, _)| name))
 }
 
 // The cases.

@@ -1,9 +1,7 @@
 //! The reader of refused packets with the real kernel: real namespaces, the real nft, and a journal
 //! that stands in for the real one.
 //!
-//! Each case runs in a process of its own, in mount and network namespaces of its own, with an
-//! empty tmpfs on `/run`: the host is never touched. The process is this very program, started
-//! again through `unshare`, with the name of the case in its environment; and so is the reader.
+//! Each case runs isolated, with an empty tmpfs on `/run`; the reader is this very program too.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,19 +10,21 @@
     reason = "a test without the usual harness, which clippy does not recognise as one"
 )]
 
+#[path = "../isolated/mod.rs"]
+mod isolated;
 mod stage;
 
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use instances_core::events::{LOST, REFUSED};
 use instances_sys::events::{BURST, PER_SECOND};
-use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 
+use self::isolated::Suite;
 use self::stage::{Flood, READER, Reader, Stage, field, number, read_until_stopped};
 
 const CASE: &str = "INSTANCES_EVENTS_CASE";
@@ -52,49 +52,14 @@ fn main() -> ExitCode {
         CASES.iter().find(|(name, _)| *name == case).unwrap().1();
         return ExitCode::SUCCESS;
     }
-    let mut arguments = Arguments::from_args();
-    // Floods want the processor for themselves.
-    arguments.test_threads.get_or_insert(1);
-    let missing = missing();
-    if let Some(reason) = &missing {
-        println!("SKIP: {reason}");
-    }
-    if missing.is_some() && env::var_os("CI").is_some() {
-        return ExitCode::FAILURE;
-    }
-    let trial = |(name, _): (&'static str, fn())| {
-        Trial::test(name, move || isolated(name)).with_ignored_flag(missing.is_some())
+    // One at a time: floods want the processor for themselves.
+    let suite = Suite {
+        case: CASE,
+        needs: &["unshare -n nft list ruleset", "setpriv --version"],
+        unshare: &[],
+        threads: 1,
     };
-    libtest_mimic::run(&arguments, CASES.into_iter().map(trial).collect()).exit_code()
-}
-
-/// Why these tests cannot run here.
-fn missing() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
-    let works = |command: &str| {
-        let status = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    ["unshare -m -n true", "unshare -n nft list ruleset", "ip -V", "setpriv --version"]
-        .into_iter()
-        .find(|command| !works(command))
-        .map(|command| format!("\"{command}\" does not work"))
-}
-
-fn isolated(case: &str) -> Result<(), Failed> {
-    // Two minutes: a case that hangs is a failure, not a wait.
-    let output = Command::new("timeout")
-        .args(["-k", "5", "120", "unshare", "-m", "-n", "--propagation", "private", "--"])
-        .arg(env::current_exe()?)
-        .env(CASE, case)
-        .output()?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    suite.run(CASES.into_iter().map(|(name, _)| name))
 }
 
 // The cases.

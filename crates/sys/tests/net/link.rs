@@ -310,14 +310,18 @@ fn goes_with_policy_none() {
     write_rules(&deny_all("foo"));
     assert_eq!(stage::up(), Outcome::Replaced);
     assert_eq!(links(), 1);
-    assert!(!of("foo", "ip -o link show").contains("eth0"));
+    let left = of("foo", "ip -o link show");
+    assert!(!left.contains("eth0") && left.contains("none0"), "{left}");
     assert!(echo(&mut flow).is_err() && connect("foo", SITE).is_err());
     assert_eq!(seen("bar", SITE).unwrap(), HOST.to_string());
     assert!(!run("nft list table inet opencode_host").1.contains(&before.to_string()));
-    world::list(&["198.51.100.0/24"]);
+    world::list(&["198.51.100.0/24", "2001:db8:1::/48"]);
     assert_eq!(up("foo").outcome, Outcome::Replaced);
     assert_eq!(address("foo", '4'), before);
+    assert!(!of("foo", "ip -o link show").contains("none0"));
+    assert_eq!(of("foo", "ip route show default").lines().count(), 1);
     assert_eq!(seen("foo", SITE).unwrap(), HOST.to_string());
+    assert_eq!(seen("foo", SITE6).unwrap(), HOST6.to_string());
 }
 
 fn nothing_leaves_without_the_hosts_table() {
@@ -394,8 +398,8 @@ fn a_spoofed_source_is_dropped() {
     probe("foo", address("foo", '4'), SITE.into());
     probe("foo", address("foo", '6'), SITE6.into());
     assert_eq!((probed(), leaked()), (6, 0));
-    let (_, table) = run("nft list chain inet opencode_host prerouting");
-    let counted = table.lines().filter(|line| line.contains("@sources"));
+    let (_, table) = run("nft list chain inet opencode_host from");
+    let counted = table.lines().filter(|line| line.contains("counter packets"));
     assert!(
         counted.clone().count() == 2 && !counted.clone().any(|line| line.contains("packets 0 ")),
         "{table}"
@@ -449,7 +453,7 @@ fn the_host_is_not_reached() {
     up("foo");
     open("foo");
     assert_eq!(reached(), 0);
-    let (_, table) = run("nft list chain inet opencode_host prerouting");
+    let (_, table) = run("nft list chain inet opencode_host way");
     let counted = table.lines().find(|line| line.contains("fib daddr type")).unwrap();
     assert!(!counted.contains("counter packets 0 "), "{table}");
     must("nft flush ruleset");

@@ -1,8 +1,6 @@
 //! `net::up` and `net::down` with real namespaces and the real nft.
 //!
-//! Each case runs in a process of its own, in mount and network namespaces of its own, with an
-//! empty tmpfs on `/run`: the host is never touched. The process is this very program, started
-//! again through `unshare`, with the name of the case in its environment.
+//! Each case runs isolated, with an empty tmpfs on `/run`.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +10,8 @@
     reason = "a test without the usual harness, which clippy does not recognise as one"
 )]
 
+#[path = "../isolated/mod.rs"]
+mod isolated;
 mod link;
 mod stage;
 mod watch;
@@ -27,10 +27,10 @@ use std::{env, fs, thread};
 
 use instances_core::nft::deny_all;
 use instances_sys::net::{self, Outcome, Step, Up};
-use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::isolated::Suite;
 use self::stage::{
     KILL_AT, PIN, RULES, assert_closed, assert_nothing_or_closed, connect, fd, in_namespace,
     inside, link, must, must_inside, nft, refusal, run, script, spawn_up, up, up_and_die, up_with,
@@ -39,7 +39,7 @@ use self::stage::{
 
 const CASE: &str = "INSTANCES_NET_CASE";
 
-const CASES: [(&str, fn()); 18] = [
+const CASES: [(&str, fn()); 19] = [
     ("creates_then_keeps_then_goes", creates_then_keeps_then_goes),
     ("nothing_is_pinned_before_its_policy", nothing_is_pinned_before_its_policy),
     ("open_policies_are_refused", open_policies_are_refused),
@@ -55,6 +55,7 @@ const CASES: [(&str, fn()); 18] = [
     ("a_concurrent_writer_is_an_error", a_concurrent_writer_is_an_error),
     ("at_once_and_twice", at_once_and_twice),
     ("refused_at_once_and_loopback_works", refused_at_once_and_loopback_works),
+    ("what_goes_nowhere_is_counted", what_goes_nowhere_is_counted),
     ("reloading_never_opens", reloading_never_opens),
     ("seen_by_units_with_their_own_mounts", seen_by_units_with_their_own_mounts),
     ("down_is_thorough", down_is_thorough),
@@ -77,47 +78,13 @@ fn main() -> ExitCode {
         cases().find(|(name, _)| *name == case).unwrap().1();
         return ExitCode::SUCCESS;
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
-    let missing = missing();
-    if let Some(reason) = &missing {
-        println!("SKIP: {reason}");
-    }
-    if missing.is_some() && env::var_os("CI").is_some() {
-        return ExitCode::FAILURE;
-    }
-    let trial = |(name, _): (&'static str, fn())| {
-        Trial::test(name, move || isolated(name)).with_ignored_flag(missing.is_some())
+    let suite = Suite {
+        case: CASE,
+        needs: &["unshare -n nft list ruleset", "nsenter -V"],
+        unshare: &[],
+        threads: 2,
     };
-    libtest_mimic::run(&arguments, cases().map(trial).collect()).exit_code()
-}
-
-/// Why these tests cannot run here.
-fn missing() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
-    let works = |command: &str| {
-        let status = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    ["unshare -m -n true", "unshare -n nft list ruleset", "ip -V", "nsenter -V"]
-        .into_iter()
-        .find(|command| !works(command))
-        .map(|command| format!("\"{command}\" does not work"))
-}
-
-fn isolated(case: &str) -> Result<(), Failed> {
-    // Two minutes: a case that hangs is a failure, not a wait.
-    let output = Command::new("timeout")
-        .args(["-k", "5", "120", "unshare", "-m", "-n", "--propagation", "private", "--"])
-        .arg(env::current_exe()?)
-        .env(CASE, case)
-        .output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    suite.run(cases().map(|(name, _)| name))
 }
 
 // The cases.
@@ -126,15 +93,29 @@ fn creates_then_keeps_then_goes() {
     let steps = std::sync::Mutex::new(Vec::new());
     let record = |step| steps.lock().unwrap().push(step);
     assert_eq!(up_with(&nft(), &record).unwrap(), Outcome::Created);
-    let first =
-        [Step::Loaded, Step::Proven, Step::LoopbackUp, Step::Shared, Step::PlaceMade, Step::Pinned];
+    let first = [
+        Step::Loaded,
+        Step::Proven,
+        Step::LoopbackUp,
+        Step::Shared,
+        Step::PlaceMade,
+        Step::Pinned,
+        Step::NowhereMade,
+    ];
     assert_eq!(*steps.lock().unwrap(), first);
     assert_closed();
     steps.lock().unwrap().clear();
     assert_eq!(up_with(&nft(), &record).unwrap(), Outcome::Same);
     assert_eq!(
         *steps.lock().unwrap(),
-        [Step::Loaded, Step::Proven, Step::LoopbackUp, Step::Shared, Step::Reloaded]
+        [
+            Step::Loaded,
+            Step::Proven,
+            Step::LoopbackUp,
+            Step::Shared,
+            Step::Reloaded,
+            Step::NowhereMade,
+        ]
     );
     assert_closed();
     let (done, text) = run("ip netns exec opencode-foo nft list ruleset");
@@ -195,6 +176,7 @@ fn killed_at_each_step() {
         ("Shared", false),
         ("PlaceMade", false),
         ("Pinned", true),
+        ("NowhereMade", true),
     ] {
         let status = spawn_up(step).wait().unwrap();
         assert!(!status.success(), "{step} was never reached");
@@ -392,6 +374,54 @@ fn refused_at_once_and_loopback_works() {
         !rules.contains("counter packets 0 bytes 0 reject with icmpx"),
         "nothing was counted: {rules}"
     );
+}
+
+fn what_goes_nowhere_is_counted() {
+    let refused = || -> Vec<u32> {
+        let (_, rules) = inside("nft list chain inet opencode output");
+        let rules = rules.lines().filter(|line| line.contains(" reject with "));
+        let counts = rules.filter_map(|line| line.split("packets ").nth(1)?.split(' ').next());
+        counts.map(|count| count.parse().unwrap()).collect()
+    };
+    let tries = || {
+        for to in ["1.1.1.1:443", "10.1.2.3:443", "[2606:4700::1111]:443", "[fd00::1]:443"] {
+            let start = Instant::now();
+            let kind = connect(to.parse().unwrap()).unwrap_err().kind();
+            assert!(start.elapsed() < Duration::from_millis(500), "{to} {kind}");
+            let expected = if to.starts_with('[') {
+                std::io::ErrorKind::ConnectionRefused
+            } else {
+                std::io::ErrorKind::HostUnreachable
+            };
+            assert_eq!(kind, expected, "{to}");
+        }
+    };
+    up();
+    tries();
+    assert_eq!(refused(), [0, 2, 2]);
+    // Again is the same, and whatever somebody has done to it: it never leads anywhere.
+    let ends = || run("ip -n opencode-foo -br link").1;
+    let before = ends();
+    assert_eq!(up(), Outcome::Same);
+    assert_eq!(ends(), before);
+    for tampering in [
+        "ip link delete none0",
+        "ip link set none1 up",
+        "ip route flush table main",
+        "ip addr flush dev none0",
+        "sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'",
+    ] {
+        must_inside(tampering);
+        up();
+        tries();
+        assert_eq!(refused(), [0, 2, 2], "{tampering}");
+        assert!(ends().contains("none1@none0      DOWN"), "{tampering}: {}", ends());
+    }
+    // Without the rules there is nothing behind it either.
+    must_inside("nft delete table inet opencode");
+    let to: SocketAddr = "1.1.1.1:443".parse().unwrap();
+    let silent = in_namespace(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
+    assert_eq!(silent.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
 
 fn reloading_never_opens() {

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::Duration;
 
 use instances_sys::{http, terminate};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{LOGIN, NOBODY, PASSWORD, Setup, children, send};
+use crate::rig::{LOGIN, NOBODY, PASSWORD, Rig, Setup, children, send};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,6 +20,8 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("stand-in: the agent cannot read the supervisor", the_agent_cannot_read),
     ("stand-in: a crowd that ignores SIGTERM", a_stubborn_crowd),
     ("stand-in: everything ignores SIGTERM", everything_is_deaf),
+    ("stand-in: tools end before the server", tools_end_before_the_server),
+    ("stand-in: given up before the service manager's limit", given_up_before_the_limit),
     ("stand-in: ended by terminate", ended_by_terminate),
     ("stand-in: a failed start", a_failed_start),
     ("stand-in: an unasked success is a failure", an_unasked_success),
@@ -28,6 +30,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("stand-in: an endless line", an_endless_line),
     ("stand-in: a busy server is fed", a_busy_server_is_fed),
     ("stand-in: a hung server is not fed", a_hung_server_is_not_fed),
+    ("stand-in: a host that stood still kills nobody", a_host_that_stood_still_kills_nobody),
     ("stand-in: a hostile directory of locks", hostile_locks),
 ];
 
@@ -118,6 +121,29 @@ fn everything_is_deaf() {
     rig.stop(Signal::TERM);
 }
 
+/// The limit of the service manager is for the supervisor alone.
+fn given_up_before_the_limit() {
+    let mut rig = Setup::stand_in(&[]).with_watchdog(Duration::from_secs(20)).start().until_ready();
+    send(rig.server(), Signal::STOP);
+    rig.until("given up", |rig| {
+        rig.messages().iter().any(|(_, message)| message.contains("WATCHDOG=trigger"))
+    });
+    rig.stop(Signal::TERM);
+}
+
+/// Each look at the server raises what it and its orphans have become.
+fn tools_end_before_the_server() {
+    let watchdog = Duration::from_millis(800);
+    let mut rig = Setup::stand_in(&["stubborn"]).with_watchdog(watchdog).start().until_ready();
+    let score = |pid: i32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    let above = format!("{}\n", score(rig.pid).trim().parse::<i32>().unwrap() + 100);
+    let server = rig.server();
+    let orphan = |rig: &Rig| children(rig.pid).into_iter().find(|pid| *pid != server);
+    rig.until("the orphan", |rig| orphan(rig).is_some_and(|pid| score(pid) == above));
+    assert_eq!(score(server), score(rig.pid));
+    rig.stop(Signal::TERM);
+}
+
 fn ended_by_terminate() {
     let mut rig = Setup::stand_in(&[]).start().until_ready();
     assert_eq!(terminate::run(rig.pid).unwrap(), terminate::Outcome::Ended);
@@ -187,6 +213,29 @@ fn a_hung_server_is_not_fed() {
     let before = rig.beats();
     std::thread::sleep(SECOND * 2);
     assert_eq!(rig.beats(), before);
+    assert!(given_up(&rig));
+    rig.stop(Signal::TERM);
+}
+
+/// Whether the service manager was told to end it.
+fn given_up(rig: &Rig) -> bool {
+    rig.messages().iter().any(|(_, text)| text == "WATCHDOG=trigger")
+}
+
+fn a_host_that_stood_still_kills_nobody() {
+    let mut rig = Setup::stand_in(&[]).with_watchdog(SECOND).start().until_ready();
+    let both = [rig.server(), rig.pid].map(|pid| Pid::from_raw(pid).unwrap());
+    let signal = |signal| both.map(|pid| kill_process(pid, signal).unwrap());
+    for offset in 0..8 {
+        signal(Signal::STOP);
+        std::thread::sleep(SECOND * 2);
+        signal(Signal::CONT);
+        let before = rig.beats();
+        rig.until("fed again", |rig| rig.beats() > before + 1);
+        // So that it stands still at different moments of its watch.
+        std::thread::sleep(Duration::from_millis(90 * offset));
+    }
+    assert!(!given_up(&rig));
     rig.stop(Signal::TERM);
 }
 

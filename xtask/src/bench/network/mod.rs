@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Part;
 use crate::engine;
-use path::{BARE, TARGET};
+use path::{BARE, MASQUERADED, TARGET};
 use refused::Flood;
 use traffic::Kind;
 
@@ -28,12 +28,13 @@ const FIRST: &str = "list-1";
 /// How long one figure is measured.
 const SAMPLE: Duration = Duration::from_millis(250);
 
-/// Figures of one path, one for each round, as parts of those of the bare path in the same round.
+/// Figures of one path, one for each round, and as parts of those of the baselines in the same round.
 struct Row {
     what: String,
     kind: Kind,
-    ratios: Vec<f64>,
     figures: Vec<f64>,
+    of_bare: Vec<f64>,
+    of_masqueraded: Vec<f64>,
 }
 
 pub(super) fn measure(rounds: usize) -> Result<Part> {
@@ -42,8 +43,8 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     let image = Image::ensure(Release::Trixie)?;
     let machine = Machine::boot(&image, &Options::new().name("bench-network").engine())?;
     let internet = Internet::attach(&machine, false)?;
-    path::bare(&machine)?;
-    let servers = traffic::serve(&machine)?;
+    path::baselines(&machine)?;
+    traffic::serve(&machine)?;
 
     path::instance(&machine, FIRST, &list(1))?;
     let alone = compare(&machine, rounds, &[FIRST.to_owned()], &[Kind::Packets])?;
@@ -65,7 +66,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         path::instance(&machine, &format!("more-{number}"), &list(1))?;
     }
     let crowded = compare(&machine, rounds, &[FIRST.to_owned()], &[Kind::Packets])?;
-    drop((internet, servers));
+    drop(internet);
     Ok(report(rounds, &rows, &alone, &crowded, &flood))
 }
 
@@ -96,37 +97,47 @@ fn one_rule_each(count: usize) -> (String, Network) {
     (lines.collect(), network)
 }
 
-/// Measures each path in turn, round after round, and right before it the one without rules.
+/// Measures each path in turn, round after round, and right before it the baselines.
 fn compare(machine: &Machine, rounds: usize, names: &[String], kinds: &[Kind]) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     for kind in kinds {
         let row = |what: &str| Row {
             what: what.to_owned(),
             kind: *kind,
-            ratios: Vec::new(),
             figures: Vec::new(),
+            of_bare: Vec::new(),
+            of_masqueraded: Vec::new(),
         };
         let figure = |path: &str| {
             traffic::measure(machine, &path::namespace(path), *kind, SAMPLE)
                 .with_context(|| format!("{} of {path}", kind.words()))
         };
-        let mut baseline = row(BARE);
+        let [mut bare, mut masqueraded] = [BARE, MASQUERADED].map(row);
         let mut of_kind: Vec<Row> = names.iter().map(|name| row(name)).collect();
         // The first round warms everything up and is not counted.
         for round in 0..=rounds {
             for row in &mut of_kind {
-                let (base, own) = (figure(BARE)?, figure(&row.what)?);
+                let [no_rule, translated] = [figure(BARE)?, figure(MASQUERADED)?];
+                let own = figure(&row.what)?;
                 if round > 0 {
-                    baseline.figures.push(base);
-                    row.figures.push(own);
-                    row.ratios.push(own / base);
+                    bare.note(no_rule, no_rule, translated);
+                    masqueraded.note(translated, no_rule, translated);
+                    row.note(own, no_rule, translated);
                 }
             }
         }
-        rows.push(baseline);
+        rows.extend([bare, masqueraded]);
         rows.extend(of_kind);
     }
     Ok(rows)
+}
+
+impl Row {
+    fn note(&mut self, own: f64, bare: f64, masqueraded: f64) {
+        self.figures.push(own);
+        self.of_bare.push(own / bare);
+        self.of_masqueraded.push(own / masqueraded);
+    }
 }
 
 fn median(figures: &[f64]) -> f64 {
@@ -139,12 +150,14 @@ fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &F
     let mut text = format!(
         "## The outbound policy\n\n\
          One machine, {rounds} rounds after one that is not counted, {} ms for each figure. The \
-         baseline is a namespace behind a router of its own, with as many links and no rule, no \
-         connection tracking and no translation of addresses. An instance's packets pass its table, \
-         the host's table and the translation. Each figure is divided by one of the baseline that was \
-         measured right before it, and the ratio is the median of the rounds'; higher is better. `list-N` is an allow-list of N ranges, `rules-N` the same with one rule for \
-         each range, where the last one matches.\n\n\
-         | what | path | median | ratio |\n|---|---|---|---|\n",
+         baseline `bare` is a namespace behind a router of its own, with as many links and no rule, no \
+         connection tracking and no translation of addresses. `masqueraded` is the same with what a \
+         private address needs to get anywhere: its router tracks connections and translates, by one \
+         rule. An instance's packets pass its table, the host's table and the translation. Each figure \
+         is divided by those of the baselines that were measured right before it, and the ratios are the \
+         medians of the rounds'; higher is better. `list-N` is an allow-list of N ranges, `rules-N` the \
+         same with one rule for each range, where the last one matches.\n\n\
+         | what | path | median | of bare | of masqueraded |\n|---|---|---|---|---|\n",
         SAMPLE.as_millis()
     );
     let mut data = serde_json::Map::new();
@@ -158,7 +171,7 @@ fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &F
             line(&mut text, row, &format!(", {count} up"));
             data.insert(format!("{}, {}, {count} up", row.kind.words(), row.what), datum(row));
         }
-        packets.push(rows.last().map_or(f64::NAN, |row| median(&row.ratios)));
+        packets.push(rows.last().map_or(f64::NAN, |row| median(&row.of_bare)));
     }
     if let [one, many] = packets.as_slice() {
         let cost = one / many;
@@ -173,16 +186,18 @@ fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &F
 }
 
 fn line(text: &mut String, row: &Row, more: &str) {
-    let ratio = if row.what == BARE {
-        "1 (baseline)".to_owned()
-    } else {
-        format!("{:.3}", median(&row.ratios))
-    };
     let (words, figure) = (row.kind.words(), row.kind.figure(median(&row.figures)));
-    text.push_str(&format!("| {words} | {}{more} | {figure} | {ratio} |\n", row.what));
+    let (bare, masqueraded) = (median(&row.of_bare), median(&row.of_masqueraded));
+    let what = &row.what;
+    text.push_str(&format!(
+        "| {words} | {what}{more} | {figure} | {bare:.3} | {masqueraded:.3} |\n"
+    ));
 }
 
 fn datum(row: &Row) -> Value {
-    let ratio = if row.what == BARE { 1.0 } else { median(&row.ratios) };
-    json!({ "median": median(&row.figures), "ratio": ratio })
+    json!({
+        "median": median(&row.figures),
+        "of_bare": median(&row.of_bare),
+        "of_masqueraded": median(&row.of_masqueraded),
+    })
 }

@@ -1,4 +1,4 @@
-//! The ways to the internet: instances, without servers, and one without a rule.
+//! The ways to the internet: instances, without servers, and two without a policy.
 
 use anyhow::Result;
 use instances_core::network::Network;
@@ -6,34 +6,51 @@ use instances_lab::Machine;
 
 /// The path without rules.
 pub(super) const BARE: &str = "bare";
+/// The same, whose router does what any private address needs: it tracks connections and translates.
+pub(super) const MASQUERADED: &str = "masqueraded";
 /// Where everything goes.
 pub(super) const TARGET: &str = "1.1.1.1";
 
 /// As many links as an instance's path has, with a router between them that is not the machine itself,
 /// whose tables would see the packets.
 const SETUP: &str = "set -e
-ip netns add router
-ip netns add bare
-ip link add eth0 netns bare type veth peer name in netns router
-ip link add out netns router type veth peer name bare netns internet
-for end in 'bare lo' 'bare eth0' 'router lo' 'router in' 'router out' 'internet bare'; do
-  set -- $end; ip -n $1 link set $2 up
-done
-ip -n bare addr add 10.250.0.1/31 dev eth0
-ip -n router addr add 10.250.0.0/31 dev in
-ip -n router addr add 9.8.0.2/24 dev out
-ip -n internet addr add 9.8.0.1/24 dev bare
-ip -n bare route add default via 10.250.0.0
-ip -n router route add default via 9.8.0.1
-ip -n internet route add 10.250.0.0/31 via 9.8.0.2
-ip netns exec router sysctl -q net.ipv4.ip_forward=1
-# Nothing that is measured should pass what counts for tests.
-ip netns exec internet nft delete table inet seen
+# The namespace, its router, the number of its networks.
+lay() {
+  ip netns add $2
+  ip netns add $1
+  ip link add eth0 netns $1 type veth peer name in netns $2
+  ip link add out netns $2 type veth peer name $1 netns internet
+  for end in \"$1 lo\" \"$1 eth0\" \"$2 lo\" \"$2 in\" \"$2 out\" \"internet $1\"; do
+    ip -n ${end% *} link set ${end#* } up
+  done
+  ip -n $1 addr add 10.250.$3.1/31 dev eth0
+  ip -n $2 addr add 10.250.$3.0/31 dev in
+  ip -n $2 addr add 9.8.$3.2/24 dev out
+  ip -n internet addr add 9.8.$3.1/24 dev $1
+  ip -n $1 route add default via 10.250.$3.0
+  ip -n $2 route add default via 9.8.$3.1
+  ip -n internet route add 10.250.$3.0/31 via 9.8.$3.2
+  ip netns exec $2 sysctl -q net.ipv4.ip_forward=1
+}
+lay bare router 0
+lay masqueraded translator 1
+ip netns exec translator nft -f - <<'END'
+table ip nat {
+  chain postrouting { type nat hook postrouting priority srcnat; oifname out masquerade; }
+}
+END
+# Nothing that is measured should pass what counts for tests. Datagrams that are only timed end here.
+ip netns exec internet nft -f - <<'END'
+delete table inet seen
+table inet sink {
+  chain in { type filter hook prerouting priority raw; udp dport 5003 udp length 24 drop; }
+}
+END
 mkdir -p /run/bench
 ";
 
-/// Lays the path without rules.
-pub(super) fn bare(machine: &Machine) -> Result<()> {
+/// Lays the paths without a policy.
+pub(super) fn baselines(machine: &Machine) -> Result<()> {
     machine.sh(SETUP)?.ok().map(drop)
 }
 
@@ -53,5 +70,8 @@ pub(super) fn instance(
 
 /// The namespace of a path.
 pub(super) fn namespace(name: &str) -> String {
-    if name == BARE { BARE.to_owned() } else { format!("opencode-{name}") }
+    match name {
+        BARE | MASQUERADED => name.to_owned(),
+        _ => format!("opencode-{name}"),
+    }
 }

@@ -13,7 +13,11 @@ use rustix::net::sockopt::set_socket_linger;
 const HOST: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 const SINK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5001);
 const DOOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5002);
-const FULL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5003);
+const ECHO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5003);
+/// The bytes of a datagram that asks for an answer.
+const HELLO: usize = 64;
+/// The bytes of one that is only timed.
+const SMALL: usize = 16;
 /// How much is written at once.
 const CHUNK: usize = 256 << 10;
 /// How long an answer may take before the path is broken.
@@ -49,10 +53,11 @@ impl Kind {
     }
 }
 
-/// Starts the servers, which end with this process; the socket is that of datagrams, which nobody reads.
-pub(super) fn serve(machine: &Machine) -> Result<UdpSocket> {
-    let (sink, door, full) = machine.in_named_netns("internet", || -> std::io::Result<_> {
-        Ok((TcpListener::bind(SINK)?, TcpListener::bind(DOOR)?, UdpSocket::bind(FULL)?))
+/// Starts the servers, which end with this process. The one for datagrams answers the long ones alone:
+/// the others are dropped before it, see [`super::path`].
+pub(super) fn serve(machine: &Machine) -> Result<()> {
+    let (sink, door, echo) = machine.in_named_netns("internet", || -> std::io::Result<_> {
+        Ok((TcpListener::bind(SINK)?, TcpListener::bind(DOOR)?, UdpSocket::bind(ECHO)?))
     })??;
     thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];
@@ -61,7 +66,14 @@ pub(super) fn serve(machine: &Machine) -> Result<UdpSocket> {
         }
     });
     thread::spawn(move || door.incoming().for_each(drop));
-    Ok(full)
+    thread::spawn(move || {
+        let mut buffer = [0; HELLO];
+        while let Ok((length, client)) = echo.recv_from(&mut buffer) {
+            // A client without an answer says so itself.
+            let _sent = echo.send_to(buffer.get(..length).unwrap_or_default(), client);
+        }
+    });
+    Ok(())
 }
 
 /// One figure of a path.
@@ -106,11 +118,15 @@ fn connections(sample: Duration) -> std::io::Result<f64> {
 
 fn packets(sample: Duration) -> std::io::Result<f64> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect(FULL)?;
+    socket.connect(ECHO)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // A flow that has had an answer, as any that is worth timing.
+    socket.send(&[0; HELLO])?;
+    socket.recv(&mut [0; HELLO])?;
     let (start, mut sent, before) = (Instant::now(), 0, processor_time()?);
     while start.elapsed() < sample {
         for _ in 0..64 {
-            socket.send(&[0; 16])?;
+            socket.send(&[0; SMALL])?;
         }
         sent += 64;
     }

@@ -70,23 +70,31 @@ impl End<'_> {
     /// Sends everything that is not on the link to the other end.
     pub(super) fn add_default_routes(&self) -> Result<(), Error> {
         for (pair, _) in self.pairs {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family(pair.inside);
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.header.protocol = RouteProtocol::Static;
-            message.header.scope = RouteScope::Universe;
-            message.header.kind = RouteType::Unicast;
-            message.attributes = vec![
-                RouteAttribute::Gateway(pair.inside.into()),
-                RouteAttribute::Oif(self.link.index),
-            ];
-            self.make(RouteNetlinkMessage::NewRoute(message), "add the default route of")?;
+            self.add_default_route(pair.inside, Some(pair.inside))?;
         }
         Ok(())
     }
 
+    /// The default route of an address's family; without a gateway everybody would be on the link.
+    pub(super) fn add_default_route(
+        &self,
+        like: IpAddr,
+        gateway: Option<IpAddr>,
+    ) -> Result<(), Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(like);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        let far = gateway.is_some() || like.is_ipv6();
+        message.header.scope = if far { RouteScope::Universe } else { RouteScope::Link };
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![RouteAttribute::Oif(self.link.index)];
+        message.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+        self.make(RouteNetlinkMessage::NewRoute(message), "add the default route of")
+    }
+
     /// Removes what was there and is not wanted any more: another pool's, or somebody else's.
-    fn remove_addresses(&self) -> Result<(), Error> {
+    pub(super) fn remove_addresses(&self) -> Result<(), Error> {
         let failed = self.failed("list the addresses of");
         for message in self.route.addresses().map_err(failed)? {
             let wanted = local(&message).is_some_and(|ip| {
@@ -102,7 +110,7 @@ impl End<'_> {
         Ok(())
     }
 
-    fn add_address(&self, ip: IpAddr, prefix: u8) -> Result<(), Error> {
+    pub(super) fn add_address(&self, ip: IpAddr, prefix: u8) -> Result<(), Error> {
         let mut message = AddressMessage::default();
         message.header.family = family(ip);
         message.header.prefix_len = prefix;
@@ -130,7 +138,7 @@ impl End<'_> {
         self.make(RouteNetlinkMessage::NewNeighbour(message), "tell the neighbour of")
     }
 
-    fn set_up(&self) -> Result<(), Error> {
+    pub(super) fn set_up(&self) -> Result<(), Error> {
         if self.link.up && self.link.mtu == self.mtu {
             return Ok(());
         }

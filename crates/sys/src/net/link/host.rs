@@ -1,9 +1,13 @@
 //! What the host has for all links together: its table and its routing rules.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use instances_core::layout::NFT_HOST_TABLE;
-use instances_core::nft::{HostLink, LINK_PREFIX, host_table};
+use instances_core::nft::{HostLink, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub};
+use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::super::nft::{self, Failure};
@@ -13,6 +17,8 @@ use super::super::{Error, namespace, sysctl};
 use super::end::failed;
 use super::records::Records;
 use super::{ends, guard};
+use crate::dns::resolvers;
+use crate::userdb;
 
 /// Made anew from the links that exist.
 #[derive(Debug)]
@@ -21,6 +27,19 @@ pub(super) struct Host {
     pub(super) names: Vec<String>,
     links: Vec<HostLink>,
     sources: Vec<IpNet>,
+    /// Whose stubs may run, with a link or without.
+    recorded: Vec<String>,
+    pub(super) resolvers: Vec<IpAddr>,
+}
+
+/// How the host's table was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    AsItShouldBe,
+    /// Another stub runs, or the host has other resolvers.
+    Outdated,
+    /// Somebody removed or changed it.
+    Other,
 }
 
 impl Host {
@@ -50,7 +69,8 @@ impl Host {
         if !links.is_empty() && sysctl::exists("net/ipv6/conf/all") {
             sources.push(records.ula().into());
         }
-        Ok(Self { names, links, sources })
+        let recorded = records.names().map(str::to_owned).collect();
+        Ok(Self { names, links, sources, recorded, resolvers: resolvers::all() })
     }
 
     pub(super) fn guard(&self, route: &Route) -> Result<(), Error> {
@@ -63,16 +83,28 @@ impl Host {
             // Declared first, so that deleting it succeeds when there is none.
             ("remove", format!("table inet {NFT_HOST_TABLE}\ndelete table inet {NFT_HOST_TABLE}\n"))
         } else {
-            ("load", host_table(&self.links))
+            ("load", host_table(&self.links, &self.stubs()?))
         };
         nft::run(nft, &["-f", "-"], &text).map(drop).map_err(|failure| told(action, nft, failure))
     }
 
-    /// Puts the table back where somebody removed or changed it; false where it is as it should be,
-    /// with its counters.
-    pub(super) fn heal(&self, nft: &Path) -> Result<bool, Error> {
+    fn stubs(&self) -> Result<Stubs, Error> {
+        let users = stub_users(self.recorded.iter().map(String::as_str))?;
+        Ok(Stubs { users, resolvers: self.resolvers.clone() })
+    }
+
+    /// Adds one stub to those that the table confines; loads all of it where that is not possible.
+    pub(super) fn confine(&self, nft: &Path, user: u32) -> Result<(), Error> {
+        match nft::run(nft, &["-f", "-"], &one_stub(user)) {
+            Ok(_) => Ok(()),
+            Err(_) => self.load(nft),
+        }
+    }
+
+    /// Puts the table back where it is not as it should be; as long as it is, its counters stay.
+    pub(super) fn heal(&self, nft: &Path) -> Result<Found, Error> {
         if self.links.is_empty() {
-            return Ok(false);
+            return Ok(Found::AsItShouldBe);
         }
         let list = || nft::run(nft, &["-j", "list", "table", "inet", NFT_HOST_TABLE], "");
         let parse = |bytes: &[u8]| {
@@ -83,13 +115,31 @@ impl Host {
             parse(&list().map_err(|failure| told("list", nft, failure))?)
         })?;
         // A failure is what a missing table is.
-        if let Ok(found) = list()
-            && parse(&found)? == expected
-        {
-            return Ok(false);
-        }
-        self.load(nft).map(|()| true)
+        let found = match list() {
+            Err(_) => Found::Other,
+            Ok(listed) => match parse(&listed)? {
+                listed if listed == expected => return Ok(Found::AsItShouldBe),
+                listed if listed.without(&STUB_SETS) == expected.without(&STUB_SETS) => {
+                    Found::Outdated
+                }
+                _ => Found::Other,
+            },
+        };
+        self.load(nft).map(|()| found)
     }
+}
+
+/// The users of the stubs of these instances, while those start or run.
+fn stub_users<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<u32>, Error> {
+    let users = userdb::dynamic_users(Path::new(userdb::SOCKET)).map_err(Error::Users)?;
+    let users: HashMap<String, u32> = users.into_iter().collect();
+    let names = names.filter_map(|name| InstanceName::new(name).ok());
+    Ok(names.filter_map(|name| users.get(&Names(&name).dns_user()).copied()).collect())
+}
+
+/// The user of one stub.
+pub(super) fn stub_user(name: &InstanceName) -> Result<Option<u32>, Error> {
+    Ok(stub_users(std::iter::once(name.as_str()))?.first().copied())
 }
 
 fn told(action: &'static str, nft: &Path, failure: Failure) -> Error {

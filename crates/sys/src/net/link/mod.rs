@@ -7,6 +7,7 @@ mod end;
 mod ends;
 mod guard;
 mod host;
+pub(super) mod nowhere;
 mod outside;
 mod records;
 mod refresh;
@@ -18,6 +19,7 @@ use std::path::Path;
 use instances_core::layout::NETWORK_ROOT;
 use instances_core::nft::{LINK_PREFIX, host_addresses};
 use instances_core::spec::InstanceName;
+use instances_core::units::Names;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -228,6 +230,23 @@ pub(super) fn standing(name: &InstanceName, namespace: BorrowedFd<'_>) -> Result
         addresses,
     });
     Ok(Standing { link, held: Some(host_addresses(&held)) })
+}
+
+/// Sees to it that the stub of an instance, which is about to start, reaches the host's resolvers alone.
+pub(super) fn confine_stub(name: &InstanceName, nft: &Path) -> Result<(), Error> {
+    // Under the lock under which the table is made: nobody who did not see this user makes it later.
+    let store = Store::open(Path::new(NETWORK_ROOT))?;
+    let Some(user) = host::stub_user(name)? else {
+        let user = Names(name).dns_user();
+        return Err(Error::NoStub { name: name.to_string(), user });
+    };
+    let route = Route::open().map_err(failed("look at", LINK_PREFIX))?;
+    let host = Host::observe(&route, &store.read()?, None)?;
+    if !host.names.iter().any(|linked| linked == name.as_str()) {
+        // Without links there is no table to add it to.
+        return Err(Error::NoLink { name: name.to_string() });
+    }
+    host.confine(nft, user)
 }
 
 /// Takes the link away, and what only it needed. Without `nft` the host's table keeps its address,

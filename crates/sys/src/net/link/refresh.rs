@@ -1,6 +1,7 @@
 //! What changes around links while they are there: the host's addresses, the rules that other programs
-//! remove, the way out.
+//! remove, the way out, the host's resolvers.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::super::route::Route;
 use super::super::{Error, namespace};
 use super::elements;
 use super::end::failed;
-use super::host::Host;
+use super::host::{Found, Host};
 use super::outside::{Outside, Way};
 use super::records::Store;
 
@@ -23,6 +24,7 @@ use super::records::Store;
 pub(in super::super) struct Known {
     held: Option<Vec<IpNet>>,
     ways: Option<[Option<Way>; 2]>,
+    resolvers: Option<Vec<IpAddr>>,
 }
 
 /// What a look found, and therefore did.
@@ -30,6 +32,8 @@ pub(in super::super) struct Known {
 pub(in super::super) struct Look {
     /// The host's table was not as it should be, and is again.
     pub(in super::super) healed: bool,
+    /// The host has other resolvers, and the stubs may ask those now.
+    pub(in super::super) resolvers: Option<Vec<IpAddr>>,
     /// In how many namespaces the host's addresses were brought up to date.
     pub(in super::super) filled: usize,
     /// Whose links were made for another way out than there is now.
@@ -52,9 +56,15 @@ pub(in super::super) fn look(nft: &Path, known: &mut Known, table: bool) -> Resu
     let mut look = Look::default();
     // Somebody may have flushed these too.
     look.errors.extend(host.guard(&route).err());
-    if table {
+    let resolvers = &host.resolvers;
+    let other = known.resolvers.as_ref().is_some_and(|known| known != resolvers);
+    if table || other {
         match host.heal(nft) {
-            Ok(healed) => look.healed = healed,
+            Ok(found) => {
+                look.healed = found == Found::Other;
+                look.resolvers = other.then(|| resolvers.clone());
+                known.resolvers = Some(resolvers.clone());
+            }
             Err(error) => look.errors.push(error),
         }
     }

@@ -10,28 +10,34 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the journal listens.
-const SOCKET: &str = "/run/systemd/journal/socket";
+pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// How long a full queue may take to get room.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a sender waits while the queue is full.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// Not at all: others wait for the sender.
+    None,
+    /// A moment, in which a journal that is busy gets room.
+    Moment,
+}
+
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// A way to the journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 impl Journal {
     /// Prepares to send; nobody need be there yet.
-    pub fn new() -> io::Result<Self> {
-        Self::at(SOCKET.into())
-    }
-
-    fn at(path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn at(path: PathBuf, patience: Patience) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        // A journal that is busy gets a moment and must not hold up who writes to it.
-        socket.set_write_timeout(Some(PATIENCE))?;
+        match patience {
+            Patience::None => socket.set_nonblocking(true)?,
+            Patience::Moment => socket.set_write_timeout(Some(MOMENT))?,
+        }
         Ok(Self { socket, path })
     }
 
@@ -40,7 +46,7 @@ impl Journal {
     /// # Errors
     ///
     /// When nobody is there, or the journal takes nothing more for now.
-    pub fn send(&self, fields: &[(&str, &str)]) -> io::Result<()> {
+    pub(crate) fn send(&self, fields: &[(&str, &str)]) -> io::Result<()> {
         self.socket.send_to(&encode(fields), &self.path).map(drop)
     }
 }
@@ -74,9 +80,15 @@ mod tests {
 
     #[test]
     fn a_journal_that_takes_nothing_is_an_error_and_no_long_wait() {
+        for patience in [Patience::None, Patience::Moment] {
+            takes_nothing(patience);
+        }
+    }
+
+    fn takes_nothing(patience: Patience) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        let journal = Journal::at(path.clone()).unwrap();
+        let journal = Journal::at(path.clone(), patience).unwrap();
         assert!(journal.send(&[("A", "b")]).is_err());
         let socket = UnixDatagram::bind(&path).unwrap();
         journal.send(&[("A", "b")]).unwrap();
