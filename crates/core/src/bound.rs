@@ -72,19 +72,27 @@ pub(crate) fn is_below(path: &str, root: &str) -> bool {
         || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// What is typed: whether it may be missing, the place on the host, and the one in the sandbox if that is said.
+pub(crate) fn split(text: &str) -> (bool, &str, Option<&str>) {
+    let (optional, rest) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    match rest.split_once(':') {
+        Some((source, target)) => (optional, source, Some(target)),
+        None => (optional, rest, None),
+    }
+}
+
 impl BoundPath {
     /// Reads `PATH`, `PATH:PLACE`, or either with `-` in front where the path may be missing.
     pub fn read(text: &str, access: Access) -> Result<Self, Refusal> {
-        let (rest, optional) = text.strip_prefix('-').map_or((text, false), |rest| (rest, true));
-        let (source, target) = rest.split_once(':').unwrap_or((rest, rest));
-        if target.contains(':') && rest != target {
+        let (optional, source, target) = split(text);
+        if target.is_some_and(|target| target.contains(':')) {
             return Err(Refusal {
                 code: Code::PathNotBindable,
                 reason: "a colon stands between a path and its place in the sandbox".to_owned(),
                 help: "rename the directory, or reach it through a symbolic link".to_owned(),
             });
         }
-        let (source, target) = (AbsPath::new(source)?, AbsPath::new(target)?);
+        let (source, target) = (AbsPath::new(source)?, AbsPath::new(target.unwrap_or(source))?);
         Self::may_be_shown(source.as_str(), access)?;
         may_be_covered(target.as_str())?;
         Ok(Self { source, target, optional })

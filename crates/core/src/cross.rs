@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::bound::{BoundPath, is_below};
+use crate::bound::{BoundPath, is_below, split};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::raw::{Located, RawContent, RawInstance};
 use crate::spec::{AbsPath, Instance};
@@ -83,10 +83,7 @@ impl Places {
 
     /// Where a place of the host was typed, with whatever stands around it.
     fn of_text(&self, source: &str) -> &Origin {
-        let of = |text: &str| {
-            text.trim_start_matches('-').split(':').next().is_some_and(|path| path == source)
-        };
-        let typed = self.bound.iter().find(|(text, _)| of(text));
+        let typed = self.bound.iter().find(|(text, _)| split(text).1 == source);
         typed.map_or(&self.name, |(_, at)| at)
     }
 }
@@ -574,19 +571,18 @@ fn bound_around(owner: &Placed, path: &BoundPath, inner: &Claim<'_>) -> Diagnost
 
 /// What would take the place of the project or of HOME, or have systemd make a directory there as root.
 fn covered(owner: &Placed, path: &BoundPath) -> Option<Diagnostic> {
-    let instance = &owner.instance;
-    let written = instance.read_write_paths.iter().filter(|other| *other != path);
+    let (instance, target) = (&owner.instance, path.target.as_str());
+    // Two places that are the same in the sandbox as on the host are a finding of their own.
+    let moved = path.source != path.target;
     let own = [("the project", &instance.directory), ("HOME", &instance.state_dir)];
-    let own = own.into_iter().chain(written.map(|other| ("another listed path", &other.target)));
-    let target = path.target.as_str();
-    let (what, place) = own.into_iter().find(|(what, place)| {
-        let inside = is_below(target, place.as_str());
-        inside || (*what != "another listed path" && is_below(place.as_str(), target))
-    })?;
-    // The same places on the host are a finding of their own.
-    if path.source == path.target {
-        return None;
-    }
+    let own = own.into_iter().find(|(_, place)| {
+        moved && (is_below(target, place.as_str()) || is_below(place.as_str(), target))
+    });
+    let written = instance.read_write_paths.iter().filter(|other| *other != path);
+    let mut written = written.filter(|other| moved || other.source != other.target);
+    let written = written.find(|other| is_below(target, other.target.as_str()));
+    let (what, place) =
+        own.or_else(|| written.map(|other| ("another listed path", &other.target)))?;
     Some(Diagnostic::new(
         Code::CoveredPlace,
         owner.at.of_text(path.source.as_str()),

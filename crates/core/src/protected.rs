@@ -1,5 +1,6 @@
 //! Which paths can be neither a project nor a state directory, because they belong to the system.
 
+use crate::bound::is_below;
 use crate::diagnostic::Code;
 use crate::layout::STATE_ROOT;
 use crate::text::{AbsPath, Refusal};
@@ -46,9 +47,7 @@ const OF_VAR: &[&str] = &["/var/local", "/var/opt", "/var/www", STATE_ROOT];
 /// Refuses a path of the system; `/srv` and the like are refused alone, not what is below them.
 pub(crate) fn protected(path: AbsPath) -> Result<AbsPath, Refusal> {
     let text = path.as_str();
-    let below = |root: &str| {
-        text.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let below = |root: &str| is_below(text, root);
     let whole_home = text.strip_prefix("/home/").is_some_and(|rest| !rest.contains('/'));
     let reason = if ALONE.contains(&text) {
         Some("this holds more than one project")

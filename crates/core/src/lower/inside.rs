@@ -1,6 +1,7 @@
 //! The options about an instance's inside: configuration, content, environment, secrets, scripts.
 
 use super::Judge;
+use crate::bound::is_below;
 use crate::content::{Content, Kind, Source};
 use crate::diagnostic::{Code, Diagnostic, Origin};
 use crate::json::Json;
@@ -397,13 +398,10 @@ pub(super) fn shown(path: AbsPath) -> Result<AbsPath, Refusal> {
         (STATE_ROOT, "the agents' own"),
     ];
     let text = path.as_str();
-    let below = |root: &str| {
-        text.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
     let reason = if text.matches('/').count() < 2 || ["/nix/store"].contains(&text) {
         Some("this holds more than one file of yours")
     } else {
-        HIDDEN.iter().find(|(root, _)| below(root)).map(|(_, reason)| *reason)
+        HIDDEN.iter().find(|(root, _)| is_below(text, root)).map(|(_, reason)| *reason)
     };
     match reason {
         None => Ok(path),

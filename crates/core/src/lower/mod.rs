@@ -654,6 +654,10 @@ mod tests {
             ("sandbox.readOnlyPaths = [\"/srv/a\"]", "E0323"),
             ("sandbox.readOnlyPaths = [\"/data:/srv/a/x\"]", "E0237"),
             ("sandbox.readOnlyPaths = [\"/data:/srv\"]", "E0237"),
+            (
+                "sandbox.readWritePaths = [\"/data:/cache\"]\nsandbox.readOnlyPaths = [\"/cache/x\"]",
+                "E0237",
+            ),
             ("sandbox.readOnlyPaths = [\"/home\"]", "W0415"),
             ("sandbox.readOnlyPaths = [\"/run/postgresql\"]", "E0211"),
             ("resources.memoryMax = 4096", "E0103"),

@@ -59,8 +59,13 @@ impl Family {
         }
     }
 
+    /// Whether an address is one of it.
+    pub(super) fn has(self, ip: &IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::Four)
+    }
+
     fn holds(self, net: &IpNet) -> bool {
-        matches!((self, net), (Self::Four, IpNet::V4(_)) | (Self::Six, IpNet::V6(_)))
+        self.has(&net.addr())
     }
 
     fn address(self, bits: u128) -> IpAddr {

@@ -212,20 +212,20 @@ impl Judge {
     /// The sets that the rules look into.
     fn sets(&self) -> String {
         let (kind, digit) = (self.family.kind(), self.family.digit());
-        let mut sets = set(self.family.host(), kind, &[]);
+        let mut sets = intervals(self.family.host(), kind, &[]);
         if self.policy == Policy::Unrestricted {
             return sets;
         }
         if !self.whole.is_empty() {
-            sets += &set(&format!("allow{digit}"), kind, &self.whole);
+            sets += &intervals(&format!("allow{digit}"), kind, &self.whole);
         }
         if !self.narrow.is_empty() {
             let kind = format!("{kind} . inet_proto . inet_service");
-            sets += &set(&format!("allow{digit}_ports"), &kind, &self.narrow);
+            sets += &intervals(&format!("allow{digit}_ports"), &kind, &self.narrow);
         }
         if self.policy == Policy::Internet {
             let special = addresses(SPECIAL.iter().map(|special| special.net), self.family);
-            sets += &set(&format!("special{digit}"), kind, &special);
+            sets += &intervals(&format!("special{digit}"), kind, &special);
         }
         sets
     }
@@ -259,13 +259,19 @@ impl Judge {
     }
 }
 
+/// A set of intervals.
+fn intervals(name: &str, kind: &str, elements: &[String]) -> String {
+    set(name, &format!("{kind}\n\t\tflags interval"), elements)
+}
+
+/// A set; `kind` is its type, with its flags in a line of their own.
 fn set(name: &str, kind: &str, elements: &[String]) -> String {
     let elements = if elements.is_empty() {
         String::new()
     } else {
         format!("\t\telements = {{\n{}\t\t}}\n", lines(elements, "\t\t\t"))
     };
-    format!("\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval\n{elements}\t}}\n\n")
+    format!("\tset {name} {{\n\t\ttype {kind}\n{elements}\t}}\n\n")
 }
 
 fn lines(elements: &[String], indent: &str) -> String {

@@ -198,12 +198,12 @@ impl<'a> Session<'a> {
     /// Serves until the end.
     ///
     /// The service manager's limit is for this process alone; a server that hangs is given up here, after
-    /// [`HUNG`], or a fifth of a longer limit. A host that stands still for a while would pass either limit while nothing was wrong. So
-    /// the former is long, and what this process was itself too late for is not held against the server.
+    /// [`HUNG`], or a fifth of a longer limit. A host that stands still for a while would pass either limit
+    /// while nothing was wrong. So the former is long, and what this process was itself too late for is not
+    /// held against the server.
     ///
-    /// At rest there is one request in half that time: one in 2 s
-    /// costs the server 0.7 % of a core and one a second 1.8 %, on top of 0.8 % when idle. Two
-    /// signs of life are at most 5/8 of it apart.
+    /// At rest there is one request in half that time: one in 2 s costs the server 0.7 % of a core and one a
+    /// second 1.8 %, on top of 0.8 % when idle. Two signs of life are at most 5/8 of it apart.
     fn serve(&mut self) -> End {
         let Some(limit) = self.options.watchdog else { return self.serve_unwatched() };
         let interval = limit.min(HUNG.max(limit / 5));
