@@ -10,6 +10,7 @@ pub mod bound;
 pub mod code;
 pub mod config;
 pub mod content;
+pub mod controls;
 mod cross;
 pub mod desired;
 pub mod diagnostic;

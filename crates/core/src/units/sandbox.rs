@@ -2,6 +2,7 @@
 
 use crate::bound::Access;
 use crate::config;
+use crate::controls::HARDWARE;
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::guard;
 use crate::plan::digest;
@@ -143,11 +144,6 @@ const ETC: &[&str] = &[
     "/etc/terminfo",
 ];
 
-/// What tells about the host's devices. With `NetworkNamespacePath=`, systemd 257 mounts `/sys`
-/// before it enters the namespace, so that the links listed there are the host's.
-const HIDDEN: &str = "-+/sys/block -+/sys/bus -+/sys/class -+/sys/dev -+/sys/devices/pci0000:00 \
-     -+/sys/devices/platform -+/sys/devices/virtual -+/sys/firmware -+/sys/module";
-
 /// Whose programs a sandbox shows.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Programs {
@@ -187,7 +183,7 @@ pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Progr
     }
     entries.push(why(
         "InaccessiblePaths",
-        Value::word(HIDDEN),
+        Value::word(HARDWARE),
         "the host's devices and network links, which /sys shows to every namespace",
     ));
     entries
