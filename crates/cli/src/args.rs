@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Blocked(Blocked),
     /// Show what an instance may reach, and whether that is in force
     Net(Net),
+    /// Compare what was declared with what is, and try to get out of running instances
+    Audit(Audit),
     /// Show the address of an instance with its password
     Url(Url),
     /// Open opencode's own terminal interface on an instance
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
     Renew(Renew),
+    /// Make the attempts of an order on standard input, and say what became of each [called by audit]
+    #[command(hide = true)]
+    Probe,
     /// Resolve names for an instance, within its policy [called by units]
     #[command(hide = true)]
     Dns {
@@ -202,6 +207,17 @@ pub(crate) struct Remove {
 pub(crate) struct Status {
     /// The instances; all of them when none is named
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// The instances; all of them when none is named
+    pub(crate) names: Vec<String>,
+    /// Print every attempt too
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) json: Json,
 }

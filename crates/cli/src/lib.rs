@@ -68,6 +68,8 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Restart(names) => cmd::control::restart(&names),
         Command::Logs(args) => cmd::control::logs(&args),
         Command::Blocked(args) => cmd::blocked::run(&args),
+        Command::Audit(args) => cmd::audit::run(&args),
+        Command::Probe => cmd::audit::probe(),
         Command::Url(args) => cmd::url::run(&args),
         Command::Attach(args) => cmd::attach::run(&args),
         Command::Rotate(args) => cmd::rotate::run(&args),

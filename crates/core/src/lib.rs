@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod blocked;
 pub mod bound;
 pub mod code;

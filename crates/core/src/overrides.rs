@@ -147,7 +147,7 @@ const HARMLESS_PREFIXES: &[&str] = &[
 ];
 
 /// Whether the directive is harmless in whatever unit it stands.
-fn is_harmless(name: &str) -> bool {
+pub(crate) fn is_harmless(name: &str) -> bool {
     // Core dumps would leave the sandbox.
     if name == "LimitCORE" {
         return false;

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod apply;
+pub mod audit;
 pub mod auth;
 pub mod caller;
 pub mod dns;

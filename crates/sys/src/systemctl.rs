@@ -76,12 +76,22 @@ pub fn show(units: &[String], properties: &[&str]) -> Result<Vec<Properties>, Er
     let mut arguments = vec!["show".to_owned(), format!("--property={}", properties.join(","))];
     arguments.push("--".to_owned());
     arguments.extend(units.iter().cloned());
-    let text = run("systemctl", &arguments)?;
-    let blocks: Vec<Properties> = text.split("\n\n").map(|block| pairs(block).collect()).collect();
-    if blocks.len() != units.len() {
-        return Err(Error::Output("systemctl show".to_owned()));
+    blocks(&run("systemctl", &arguments)?, units.len())
+}
+
+/// All properties of units, those without a value too, in the order of the units.
+pub fn show_all(units: &[String]) -> Result<Vec<Properties>, Error> {
+    if units.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(blocks)
+    let mut arguments = vec!["show".to_owned(), "--all".to_owned(), "--".to_owned()];
+    arguments.extend(units.iter().cloned());
+    blocks(&run("systemctl", &arguments)?, units.len())
+}
+
+fn blocks(text: &str, count: usize) -> Result<Vec<Properties>, Error> {
+    let blocks: Vec<Properties> = text.split("\n\n").map(|block| pairs(block).collect()).collect();
+    if blocks.len() == count { Ok(blocks) } else { Err(Error::Output("systemctl show".to_owned())) }
 }
 
 fn pairs(block: &str) -> impl Iterator<Item = (String, String)> {

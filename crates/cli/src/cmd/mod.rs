@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod attach;
+pub(crate) mod audit;
 pub(crate) mod blocked;
 pub(crate) mod check;
 pub(crate) mod control;

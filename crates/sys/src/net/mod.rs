@@ -212,6 +212,11 @@ pub fn confine_stub(name: &InstanceName, nft: &Path) -> Result<(), Error> {
     link::confine_stub(name, nft)
 }
 
+/// The host's own addresses that no instance may reach: all but loopback and link-local ones.
+pub fn held() -> Result<Vec<IpAddr>, Error> {
+    link::held()
+}
+
 /// Forgets which addresses of the pool an instance had, unless it is among `kept` or has a link still.
 /// Returns who is forgotten.
 pub fn forget(kept: &[&InstanceName]) -> Result<Vec<String>, Error> {

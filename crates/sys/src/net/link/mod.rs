@@ -37,6 +37,13 @@ use outside::Outside;
 use records::{Records, Store};
 pub(super) use refresh::{Known, look};
 
+/// The host's own addresses that no instance may reach.
+pub(super) fn held() -> Result<Vec<IpAddr>, Error> {
+    let outside = Route::open().and_then(|route| Outside::observe(&route, &[]));
+    let outside = outside.map_err(failed("look at the host's addresses", "any"))?;
+    Ok(outside.held().iter().map(IpNet::addr).collect())
+}
+
 /// A link as it should be.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {

@@ -1,0 +1,39 @@
+//! The audit: what was declared of an instance against what systemd and the kernel have, and a
+//! catalogue of attempts to get out. Pure: what is observed and tried comes from elsewhere.
+
+pub mod catalogue;
+pub mod controls;
+pub mod mounts;
+pub mod report;
+pub mod unit;
+
+/// Controls that no directive of the server's unit makes, each with what it stops.
+pub const HOST: &[(&str, &str)] = &[
+    (
+        "policy",
+        "what the instance may reach is decided by rules in its own namespace that it cannot change",
+    ),
+    (
+        "listener",
+        "the declared port is the one way in, and no process of the instance holds a socket of the host's",
+    ),
+    ("state", "the instance's HOME is its user's alone"),
+    ("secrets", "passwords and credentials are root's, and reach the server through systemd alone"),
+    ("limits", "memory and tasks of the instance end where it was declared"),
+    ("mounts", "what the sandbox shows is what was declared, and what was declared read-only is"),
+    ("units", "the units are as they were rendered, and systemd has read them"),
+];
+
+/// What a control stops, by its name.
+pub fn why(control: &str) -> Option<&'static str> {
+    let of_unit = crate::controls::find(control).map(|control| control.why);
+    of_unit.or_else(|| HOST.iter().find(|(name, _)| *name == control).map(|(_, why)| *why))
+}
+
+/// What an older systemd cannot give: the control, the directive, and the first version that has it.
+pub const NEWER: &[(&str, &str, u32)] = &[
+    ("process-visibility", "PrivatePIDs=", 257),
+    ("control-groups", "ProtectControlGroups=strict", 257),
+    ("file-system", "BindLogSockets=no", 257),
+    ("systemd-messages", "OpenFile=", 253),
+];

@@ -1,0 +1,15 @@
+//! The audit, on machines with real servers: what holds is said to hold, and every control that is taken
+//! away is found.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "clippy allows these in tests, but not in what tests share"
+)]
+
+mod holding;
+mod removed;
+#[path = "../lifecycle/stand_in.rs"]
+mod stand_in;
+mod view;

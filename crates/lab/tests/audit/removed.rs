@@ -1,0 +1,1 @@
+//! Each control is taken away once, and the audit says so.

@@ -1,0 +1,251 @@
+//! The program that an audit starts inside an instance: it becomes what the agent's tools are, makes
+//! each attempt of the catalogue in a process of its own, and says what became of it.
+//!
+//! It never runs another program once it is inside, and the kernel lets nobody look into a process that
+//! has changed its user: the agent, whose user it then is, can end it and cannot speak for it.
+
+mod attempt;
+mod call;
+mod enter;
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use instances_core::audit::catalogue::{Attempt, Outcome, Tried};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
+
+use super::bait::Laid;
+use call::Half;
+
+/// So long one attempt may take.
+const EACH: Duration = Duration::from_secs(10);
+
+/// What is to be tried, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The process to become like; without one it is tried as what this process is.
+    pub like: Option<Like>,
+    /// The attempts.
+    pub attempts: Vec<Attempt>,
+    /// What the audit has laid out on the host.
+    pub laid: Laid,
+    /// Devices that were declared.
+    pub devices: Vec<String>,
+}
+
+/// Whom to become like.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Like {
+    /// The number of the server's first process on the host.
+    pub pid: i32,
+    /// The directory of its control group.
+    pub control_group: String,
+    /// Where its tools start.
+    pub directory: String,
+    /// Its filters of system calls; they are asked for by the audit.
+    #[serde(default)]
+    filters: Vec<call::Filter>,
+    /// Its limits, which the audit asks for too: inside, its number is another one.
+    #[serde(default)]
+    limits: Vec<call::Limit>,
+}
+
+impl Like {
+    /// Like that process.
+    pub fn new(pid: i32, control_group: String, directory: String) -> Self {
+        Self { pid, control_group, directory, filters: Vec::new(), limits: Vec::new() }
+    }
+}
+
+/// Why nothing could be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Who may look at filters is decided by the host.
+    #[error(
+        "the filters of system calls of process {pid} cannot be read; the audit needs root, outside of any \
+         filter of its own, and kernel.yama.ptrace_scope below 3"
+    )]
+    Filters {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A step into the instance.
+    #[error("cannot {0}")]
+    Step(String, #[source] io::Error),
+    /// What was said is no result.
+    #[error("the probe said what is no result: {0}")]
+    Words(String),
+}
+
+/// A step that failed.
+fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    |source| Error::Step(what, source)
+}
+
+/// Tries everything from inside, in a process of its own. Only root can.
+///
+/// # Errors
+///
+/// When it does not get inside, or does not come back.
+pub(in crate::audit) fn run(mut order: Order) -> Result<Vec<Tried>, Error> {
+    let Some(like) = &mut order.like else {
+        return Err(Error::Words("an order without a process to be like".to_owned()));
+    };
+    let pid = like.pid;
+    like.filters = call::filters(pid).map_err(|source| Error::Filters { pid, source })?;
+    like.limits = call::limits(pid).map_err(step(format!("read the limits of process {pid}")))?;
+    let space = format!("/proc/{pid}/ns/pid");
+    // The namespace of processes counts for what this thread starts, and for that alone.
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("probe".to_owned());
+        let thread = thread.spawn_scoped(scope, || inside(&order, &space));
+        thread
+            .map_err(step("start a thread"))?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn inside(order: &Order, space: &str) -> Result<Vec<Tried>, Error> {
+    let file = File::open(space).map_err(step(format!("open {space}")))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .map_err(|errno| step("enter the instance's processes")(errno.into()))?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg("probe")
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(step("start the probe"))?;
+    let order = serde_json::to_vec(order).map_err(|error| Error::Words(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ended early says why on its own.
+        let _ = stdin.write_all(&order);
+    }
+    let mut tried = Vec::new();
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let line = line.map_err(step("read what the probe says"))?;
+        tried.push(serde_json::from_str(&line).map_err(|_| Error::Words(line.clone()))?);
+    }
+    let mut said = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = stderr.read_to_string(&mut said);
+    }
+    let status = child.wait().map_err(step("wait for the probe"))?;
+    if status.success() {
+        Ok(tried)
+    } else {
+        Err(Error::Words(format!("{status}: {}", said.trim())))
+    }
+}
+
+/// The probe itself: reads an order, becomes what it says, prints one result a line.
+///
+/// # Errors
+///
+/// When it cannot become that; then nothing was tried.
+pub fn obey(order: &mut dyn io::Read, results: &mut dyn io::Write) -> Result<(), Error> {
+    let mut text = Vec::new();
+    order.read_to_end(&mut text).map_err(step("read the order"))?;
+    let order: Order =
+        serde_json::from_slice(&text).map_err(|error| Error::Words(error.to_string()))?;
+    if let Some(like) = &order.like {
+        enter::become_like(like)?;
+    }
+    for attempt in &order.attempts {
+        let outcome = apart(attempt, &order.laid, &order.devices);
+        let tried = Tried { attempt: attempt.clone(), outcome };
+        let line =
+            serde_json::to_string(&tried).map_err(|error| Error::Words(error.to_string()))?;
+        writeln!(results, "{line}").map_err(step("say what was tried"))?;
+    }
+    Ok(())
+}
+
+/// Makes an attempt in a process of its own, which it may end or change.
+fn apart(attempt: &Attempt, laid: &Laid, devices: &[String]) -> Outcome {
+    let untried = |error: io::Error| Outcome::Untried(error.to_string());
+    let (read, mut write) = match io::pipe() {
+        Ok(pipe) => pipe,
+        Err(error) => return untried(error),
+    };
+    match call::fork() {
+        Err(error) => untried(error),
+        Ok(Half::Child) => {
+            drop(read);
+            let outcome = attempt::make(attempt, laid, devices);
+            let _ = write.write_all(&serde_json::to_vec(&outcome).unwrap_or_default());
+            call::end()
+        }
+        Ok(Half::Parent(pid)) => {
+            drop(write);
+            let said = heard(read);
+            if said.is_none()
+                && let Some(pid) = Pid::from_raw(pid)
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let signal = call::wait(pid).ok().flatten();
+            said.filter(|said| !said.is_empty())
+                .and_then(|said| serde_json::from_slice(&said).ok())
+                .unwrap_or_else(|| ended(attempt, signal))
+        }
+    }
+}
+
+/// What an attempt that said nothing came to.
+fn ended(attempt: &Attempt, signal: Option<i32>) -> Outcome {
+    use instances_core::audit::catalogue::Try;
+    match signal {
+        // The kernel has no such entry, or the filter ends who uses it.
+        Some(libc::SIGSEGV | libc::SIGSYS) if matches!(attempt.how, Try::Calls32(_)) => {
+            Outcome::Refused("the kernel ended the process".to_owned())
+        }
+        Some(libc::SIGSYS) => Outcome::Refused("the filter ended the process".to_owned()),
+        Some(signal) => Outcome::Untried(format!("the process was ended by signal {signal}")),
+        None => Outcome::Untried("the process said nothing".to_owned()),
+    }
+}
+
+/// What the child says until it closes the pipe; `None` where that takes too long.
+fn heard(mut pipe: io::PipeReader) -> Option<Vec<u8>> {
+    let end = Instant::now() + EACH;
+    let mut said = Vec::new();
+    loop {
+        let left = end.checked_duration_since(Instant::now())?;
+        let wait = Timespec::try_from(left).ok()?;
+        let mut polled = [PollFd::new(&pipe, PollFlags::IN)];
+        match poll(&mut polled, Some(&wait)) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return None,
+        }
+        let mut part = [0; 4096];
+        match pipe.read(&mut part) {
+            Ok(0) => return Some(said),
+            Ok(count) => said.extend_from_slice(part.get(..count).unwrap_or_default()),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether a path is a socket's descriptor; its number there.
+pub(super) fn socket_of(link: &Path) -> Option<u64> {
+    let target = std::fs::read_link(link).ok()?;
+    let text = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+    text.parse().ok()
+}
