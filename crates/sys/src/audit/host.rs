@@ -11,7 +11,7 @@ use instances_core::audit::unit::{self, Loaded};
 use instances_core::facts::HostFacts;
 use instances_core::layout::AUTH_ROOT;
 use instances_core::network::Network;
-use instances_core::units::Names;
+use instances_core::units::{ADDRESSES, Names};
 
 use super::Error;
 use super::observe;
@@ -20,7 +20,12 @@ use crate::net::{self, Request, Rules};
 use crate::trust;
 
 /// The rules of the namespace, and the host's table.
-pub(super) fn policy(record: &Record, network: &Network, facts: &HostFacts) -> Result<Row, Error> {
+pub(super) fn policy(
+    record: &Record,
+    network: &Network,
+    facts: &HostFacts,
+    addresses: Option<&Loaded>,
+) -> Result<Row, Error> {
     let look = net::look(&Request {
         name: &record.name,
         rules: Path::new(&Names(&record.name).rules()),
@@ -49,6 +54,13 @@ pub(super) fn policy(record: &Record, network: &Network, facts: &HostFacts) -> R
     }
     if look.link.is_some() && !look.host_table {
         row.find("the host's table is gone, so that nothing leaves", reload.clone());
+    }
+    let followed = addresses.is_some_and(|unit| unit.property("ActiveState") == Some("active"));
+    if look.link.is_some() && !followed {
+        row.find(
+            format!("{ADDRESSES} does not run: nobody follows the host's addresses and rules"),
+            format!("systemctl start {ADDRESSES}"),
+        );
     }
     if look.link.is_some() != network.policy.has_link() && look.rules != Rules::NoNamespace {
         row.find("there is a link where none was declared, or none where one was", reload);

@@ -16,7 +16,7 @@ use instances_core::audit::report::{Report, Row};
 use instances_core::audit::unit::Loaded;
 use instances_core::facts::HostFacts;
 use instances_core::network::Network;
-use instances_core::units::Names;
+use instances_core::units::{ADDRESSES, Names};
 
 pub use self::bait::Bait;
 pub use self::probe::{Error as ProbeError, Order, obey};
@@ -80,7 +80,7 @@ impl Audit<'_> {
         let root = Root::new("/".as_ref());
         let network = record.network(&root)?.ok_or_else(|| Error::NoNetwork(names.network()))?;
         let helpers = record.helpers(&root)?;
-        let units = observe::units(&[&names.all()[..], &helpers].concat())?;
+        let units = observe::units(&[&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat())?;
         let named = |name: String| units.iter().find(|unit| unit.name == name);
         let (Some(main), Some(socket)) = (named(names.main()), named(names.socket())) else {
             return Ok(None);
@@ -96,7 +96,7 @@ impl Audit<'_> {
         let given_up = given_up(record);
         let mut rows = controls::judge(main, &kernel, &given_up, self.facts.systemd, &restart);
         rows.push(mounts(main, pid, &restart)?);
-        rows.push(host::policy(record, &network, self.facts)?);
+        rows.push(host::policy(record, &network, self.facts, named(ADDRESSES.to_owned()))?);
         rows.push(
             host::listener(record, socket, &kernel)
                 .map_err(|error| Error::Read("/proc".into(), error))?,

@@ -141,27 +141,31 @@ pub(super) fn wait(pid: pid_t) -> io::Result<Option<c_int>> {
     Ok(libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)))
 }
 
-/// Of the kernel's list of limits, which has not grown since 2008.
-const RESOURCES: std::ops::Range<u32> = 0..16;
-
-/// A limit: what is enforced, and how far it may be raised.
+/// A limit: what is enforced, and how far it may be raised; `u64::MAX` where there is none.
 pub(super) type Limit = (u64, u64);
 
-/// The limits of another process.
-pub(super) fn limits(of: pid_t) -> io::Result<Vec<Limit>> {
-    let limit = |resource| {
-        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the kernel writes one limit to `limit`.
-        answer(unsafe { libc::prlimit64(of, resource, ptr::null(), &raw mut limit) }.into())?;
-        Ok((limit.rlim_cur, limit.rlim_max))
+/// Reads `/proc/PID/limits`, which has the kernel's order.
+pub(super) fn limits(text: &str) -> Vec<Limit> {
+    let number = |word: &str| match word {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
     };
-    RESOURCES.map(limit).collect()
+    let limit = |line: &str| {
+        // The name has blanks of its own.
+        let mut words = line.get(26..)?.split_whitespace();
+        Some((number(words.next()?)?, number(words.next()?)?))
+    };
+    text.lines().skip(1).filter_map(limit).collect()
 }
 
-/// Takes these limits, in the kernel's order.
+/// Takes these limits, in the kernel's order, as far as this process may raise its own.
 pub(super) fn take_limits(limits: &[Limit]) -> io::Result<()> {
-    for (resource, (rlim_cur, rlim_max)) in RESOURCES.zip(limits.iter().copied()) {
-        let limit = libc::rlimit64 { rlim_cur, rlim_max };
+    for (resource, (soft, hard)) in (0..).zip(limits.iter().copied()) {
+        let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes one limit to `own`.
+        answer(unsafe { libc::prlimit64(0, resource, ptr::null(), &raw mut own) }.into())?;
+        let most = own.rlim_max;
+        let limit = libc::rlimit64 { rlim_cur: soft.min(most), rlim_max: hard.min(most) };
         // SAFETY: the kernel reads one limit.
         answer(unsafe { libc::prlimit64(0, resource, &raw const limit, ptr::null_mut()) }.into())?;
     }

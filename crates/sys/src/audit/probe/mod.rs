@@ -105,7 +105,9 @@ pub(in crate::audit) fn run(mut order: Order) -> Result<Vec<Tried>, Error> {
     };
     let pid = like.pid;
     like.filters = call::filters(pid).map_err(|source| Error::Filters { pid, source })?;
-    like.limits = call::limits(pid).map_err(step(format!("read the limits of process {pid}")))?;
+    let limits = format!("/proc/{pid}/limits");
+    let text = std::fs::read_to_string(&limits).map_err(step(format!("read {limits}")))?;
+    like.limits = call::limits(&text);
     let space = format!("/proc/{pid}/ns/pid");
     // The namespace of processes counts for what this thread starts, and for that alone.
     thread::scope(|scope| {
