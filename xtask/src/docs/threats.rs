@@ -37,9 +37,12 @@ fn tables() -> Result<String> {
     let mut groups: Vec<&str> = all.iter().map(|attempt| attempt.group.as_str()).collect();
     groups.dedup();
     for group in groups {
-        text += &format!("\n#### {group}\n\n| attempt | control | what else stops it |\n|---|---|---|\n");
+        text += &format!(
+            "\n#### {group}\n\n| attempt | control | what else stops it |\n|---|---|---|\n"
+        );
         for attempt in all.iter().filter(|attempt| attempt.group == group) {
-            let what = attempt.what.replace("{other.name}", "another").replace("{host.address}", "");
+            let what =
+                attempt.what.replace("{other.name}", "another").replace("{host.address}", "");
             let defence = attempt.defence.as_deref().unwrap_or_default();
             text += &format!("| {} | `{}` | {defence} |\n", what.trim_end(), attempt.control);
         }

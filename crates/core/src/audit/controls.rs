@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::NEWER;
 use super::report::{Row, Verdict};
 use super::unit::{Loaded, same};
+use super::{NEWER, Newer};
 use crate::controls::{Control, all};
 
 /// A process of the instance, as the kernel has it.
@@ -89,11 +89,14 @@ fn of_control(
     if given_up.nested && nested(control) {
         row.note(Verdict::Relaxed, "given up in part by `sandbox.allowNestedSandbox`");
     }
-    for (_, directive, since) in NEWER.iter().filter(|(name, _, _)| *name == control.name) {
-        if systemd < *since {
-            let words = format!("systemd {systemd} has no {directive}: that needs {since}");
-            row.note(Verdict::Partial, words);
-        }
+    for newer in NEWER.iter().filter(|newer| newer.control == control.name && systemd < newer.since)
+    {
+        let Newer { directive, since, attempts, .. } = newer;
+        row.note(
+            Verdict::Partial,
+            format!("systemd {systemd} has no {directive}: that needs {since}"),
+        );
+        row.expected.extend(attempts.iter().map(|id| (*id).to_owned()));
     }
     for name in &names {
         compare(&mut row, control, name, unit, given_up, systemd, restart);
@@ -165,10 +168,10 @@ fn compare(
             "InaccessiblePaths" => value.split_whitespace().all(|word| words.contains(&word)),
             _ => values.contains(&value),
         };
-        let newer = NEWER.iter().any(|(of, directive, since)| {
+        let newer = NEWER.iter().any(|newer| {
             // Before there was `OpenFile=`, messages went another way.
-            let its = directive.starts_with(name) || control.name == "systemd-messages";
-            *of == control.name && its && systemd < *since
+            let its = newer.directive.starts_with(name) || control.name == "systemd-messages";
+            newer.control == control.name && its && systemd < newer.since
         });
         if !there && !overridden && !relaxed && !newer {
             row.find(

@@ -30,10 +30,40 @@ pub fn why(control: &str) -> Option<&'static str> {
     of_unit.or_else(|| HOST.iter().find(|(name, _)| *name == control).map(|(_, why)| *why))
 }
 
-/// What an older systemd cannot give: the control, the directive, and the first version that has it.
-pub const NEWER: &[(&str, &str, u32)] = &[
-    ("process-visibility", "PrivatePIDs=", 257),
-    ("control-groups", "ProtectControlGroups=strict", 257),
-    ("file-system", "BindLogSockets=no", 257),
-    ("systemd-messages", "OpenFile=", 253),
+/// What an older systemd cannot give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newer {
+    /// The control.
+    pub control: &'static str,
+    /// The directive, with its value where an older systemd knows others.
+    pub directive: &'static str,
+    /// The first version that has it.
+    pub since: u32,
+    /// The attempts that succeed without it.
+    pub attempts: &'static [&'static str],
+}
+
+/// Every directive that some supported systemd does not have.
+pub const NEWER: &[Newer] = &[
+    Newer { control: "process-visibility", directive: "PrivatePIDs=", since: 257, attempts: &[] },
+    Newer {
+        control: "control-groups",
+        directive: "ProtectControlGroups=strict",
+        since: 257,
+        attempts: &["cgroup-names"],
+    },
+    Newer { control: "file-system", directive: "BindLogSockets=no", since: 257, attempts: &[] },
+    // It is a file system of the instance's own, which counts as its memory; seen with 252 alone.
+    Newer {
+        control: "file-system",
+        directive: "private /run that is root's alone",
+        since: 257,
+        attempts: &["write-run"],
+    },
+    Newer {
+        control: "systemd-messages",
+        directive: "OpenFile=",
+        since: 253,
+        attempts: &["systemd-notify"],
+    },
 ];

@@ -48,6 +48,9 @@ pub struct Row {
     pub declared: String,
     /// What is in force.
     pub effective: String,
+    /// Attempts that are known to succeed, because the host cannot give what stops them.
+    #[serde(skip)]
+    pub expected: Vec<String>,
     /// What was tried against it.
     pub attempts: Vec<Tried>,
     /// Whether it holds.
@@ -65,6 +68,7 @@ impl Row {
             control: control.to_owned(),
             declared,
             effective,
+            expected: Vec::new(),
             attempts: Vec::new(),
             verdict: Verdict::Holds,
             notes: Vec::new(),
@@ -84,7 +88,8 @@ impl Row {
         self.verdict = self.verdict.max(verdict);
     }
 
-    /// Adds what was tried. What succeeds is a finding, unless the control is known not to hold all of it.
+    /// Adds what was tried. What succeeds is a finding, unless the operator gave the control up or the host
+    /// is known to lack what stops it.
     pub fn tried(&mut self, tried: Tried, remedy: &str) {
         let what = &tried.attempt.what;
         match &tried.outcome {

@@ -9,6 +9,7 @@
 )]
 
 mod holding;
+mod hosts;
 mod removed;
 #[path = "../lifecycle/stand_in.rs"]
 mod stand_in;

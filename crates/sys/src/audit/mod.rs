@@ -80,7 +80,8 @@ impl Audit<'_> {
         let root = Root::new("/".as_ref());
         let network = record.network(&root)?.ok_or_else(|| Error::NoNetwork(names.network()))?;
         let helpers = record.helpers(&root)?;
-        let units = observe::units(&[&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat())?;
+        let units =
+            observe::units(&[&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat())?;
         let named = |name: String| units.iter().find(|unit| unit.name == name);
         let (Some(main), Some(socket)) = (named(names.main()), named(names.socket())) else {
             return Ok(None);

@@ -208,7 +208,10 @@ fn listed(of: pid_t) -> io::Result<Vec<Filter>> {
             answer(unsafe { libc::ptrace(GET_FILTER, of, index, ptr::null_mut::<c_void>()) });
         let count = match count {
             Ok(count) => usize::try_from(count).unwrap_or_default(),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            // There are no more, or none at all.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+                return Ok(all);
+            }
             Err(error) => return Err(error),
         };
         let empty = libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
