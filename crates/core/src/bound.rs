@@ -49,6 +49,7 @@ const OWN: &[&str] = &[
     "/dev",
     "/etc/group",
     "/etc/gitconfig",
+    "/etc/host.conf",
     "/etc/hosts",
     "/etc/nsswitch.conf",
     "/etc/opencode",

@@ -6,11 +6,13 @@ use crate::spec::Instance;
 use crate::unit::HEADER;
 
 /// The files bound at `/etc` inside the sandbox whose text does not depend on the host.
-pub(crate) fn sandbox_etc(instance: &Instance) -> [(&'static str, String); 4] {
+pub(crate) fn sandbox_etc(instance: &Instance) -> [(&'static str, String); 5] {
     let directory = git_quoted(instance.directory.as_str());
     let below = git_quoted(&format!("{}/*", instance.directory));
     [
         ("hosts", format!("{HEADER}127.0.0.1 localhost\n::1 localhost\n")),
+        // Otherwise programs of glibc's find the first line of a name in `hosts` alone.
+        ("host.conf", format!("{HEADER}multi on\n")),
         (
             "nsswitch.conf",
             format!(

@@ -272,7 +272,8 @@ pub(crate) fn minimal_etc(instance: &Instance, facts: &HostFacts) -> Vec<Entry> 
         ),
     ];
     entries.extend(
-        ["resolv.conf", "hosts", "gitconfig"].map(|file| entry("BindReadOnlyPaths", own(file))),
+        ["resolv.conf", "hosts", "host.conf", "gitconfig"]
+            .map(|file| entry("BindReadOnlyPaths", own(file))),
     );
     if facts.nixos.is_none() {
         entries.extend(

@@ -74,6 +74,7 @@ fn no_attack_gets_out() -> Result<()> {
     let stage = Stage::new("isolation")?;
     contains(&stage, &named(GROUPS))?;
     assert_none("needs are not met", &needs::unmet(&stage)?);
+    assert_none("time zones are not the host's", &needs::other_zones(&stage)?);
     stage.units_obey()?;
     stage.flood()?;
     links::plant(&stage)

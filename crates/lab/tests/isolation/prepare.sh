@@ -34,8 +34,10 @@ END
 # The project belongs to the agent, a repository in it to root, as after a clone by the operator.
 cd /srv/website
 git init --quiet
-mkdir -p rooted work/attacks work/out
+mkdir -p rooted shared work/attacks work/out
 git -C rooted init --quiet
+git -C shared init --quiet
+chmod -R a+rwX shared
 chown opencode-website:opencode-website . work work/out
 cp /usr/bin/id work/rooted-id
 cp /usr/bin/grep work/capable-grep

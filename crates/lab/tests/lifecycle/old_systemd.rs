@@ -30,9 +30,12 @@ fn the_fleet_lives_on_systemd_252() {
         "journalctl -b | grep -E 'Unknown key|Unknown lvalue|Failed to parse' || true",
     );
     assert_eq!(complaints, "");
+    let agent = Agent::connect(&machine, "website").unwrap();
+    let language = agent.shell("locale charmap; perl -e 'print qq(quiet\\n)' 2>&1").unwrap();
+    assert_eq!(language, "UTF-8\nquiet\n");
     let orphan =
         "(setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1004; done' &) >/dev/null 2>&1";
-    Agent::connect(&machine, "website").unwrap().shell(orphan).unwrap();
+    agent.shell(orphan).unwrap();
     for _ in 0..2 {
         done(&machine, "stop --all");
         for instance in ["website", "billing"] {

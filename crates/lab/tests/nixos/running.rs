@@ -84,7 +84,7 @@ fn nothing_else_of_the_host(machine: &Machine) {
         ("/etc/ssl/certs", "ca-certificates.crt"),
         (
             "/etc",
-            "gitconfig\ngroup\nhosts\nnsswitch.conf\nopencode-instances\npasswd\nresolv.conf\nssl",
+            "gitconfig\ngroup\nhost.conf\nhosts\nnsswitch.conf\nopencode-instances\npasswd\nresolv.conf\nssl",
         ),
         // Where the sandboxes of the setup and of the resolver have what they read.
         ("/etc/opencode-instances", "website"),
