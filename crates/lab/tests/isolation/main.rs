@@ -12,6 +12,7 @@ mod network;
 mod processes;
 mod stage;
 mod store;
+mod tenants;
 
 use anyhow::Result;
 use catalogue::{Attack, Group, Red, Weak};
