@@ -86,7 +86,7 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
             "it can name no port of the host's as its own",
         )
         .set("MemoryDenyWriteExecute", Value::Yes)
-        .extend(sandbox::hardening())
+        .extend(sandbox::without_homes())
         .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
         .extend(proxy::readiness())
         .extend(switch::helper(facts));

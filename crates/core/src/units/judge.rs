@@ -44,6 +44,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("SyslogIdentifier", Value::words([format!("opencode-judge@{}", instance.name)]))
         .set("PrivateNetwork", Value::Yes)
         .set("RestrictAddressFamilies", Value::word("none"))
+        .extend(sandbox::no_network())
         .set("ProtectHome", Value::word("read-only"))
         .extend(sandbox::reading_root());
     Some(Unit { name: names.judge(), sections: vec![unit, service] })

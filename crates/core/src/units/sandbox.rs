@@ -113,6 +113,11 @@ pub(crate) fn reading_root() -> impl Iterator<Item = Entry> {
     hardening().into_iter().filter(kept)
 }
 
+/// What a program of ours that has no network of its own does without, too.
+pub(crate) fn no_network() -> [Entry; 2] {
+    [entry("IPAddressDeny", Value::word("any")), entry("MemoryDenyWriteExecute", Value::Yes)]
+}
+
 /// The instance's network namespace, and nothing where that is missing.
 pub(crate) fn namespace(names: Names<'_>) -> [Entry; 2] {
     [

@@ -48,6 +48,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             Value::word("AF_UNIX"),
             "systemd's own sockets; this is root without any capability",
         )
+        .extend(sandbox::no_network())
         .set("ProtectHome", Value::word("read-only"))
         .extend(sandbox::reading_root())
         .extend(switch::watcher(facts));

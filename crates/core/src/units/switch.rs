@@ -124,7 +124,9 @@ fn anchor() -> Section {
         .set("RemainAfterExit", Value::Yes)
         .set_why("ExecStart", Value::command(["/bin/sh", "-c", ":"]), "it only has to be active")
         .set("PrivateNetwork", Value::Yes)
-        .extend(sandbox::hardening())
+        .set("RestrictAddressFamilies", Value::word("none"))
+        .extend(sandbox::no_network())
+        .extend(sandbox::without_homes())
 }
 
 /// `opencode-identity@NAME.service`: restarts server and namespace at once when the server must not
