@@ -19,7 +19,7 @@ use crate::test::{Tally, count};
 /// The test binary that needs a guest.
 const TARGET: &str = "guest";
 /// How long its tests may take.
-const TESTS_TIME: Duration = Duration::from_mins(10);
+const TESTS_TIME: Duration = Duration::from_mins(20);
 /// How long a command may take that a human waits for.
 const COMMAND_TIME: Duration = Duration::from_hours(24);
 

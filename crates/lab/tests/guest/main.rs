@@ -9,6 +9,7 @@
 mod limits;
 #[path = "../lifecycle/stand_in.rs"]
 mod stand_in;
+mod tenants;
 
 use instances_lab::Machine;
 use instances_lab::fleet::PATIENCE;
