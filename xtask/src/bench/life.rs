@@ -92,6 +92,14 @@ const QUIET: &[&str] = &[
 
 /// A server with a HOME and a project and nothing around it, as a transient unit.
 fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
+    let started = bare_start(machine)?;
+    let stop = Instant::now();
+    machine.run(["systemctl", "stop", "bare"])?.ok()?;
+    Ok((started, stop.elapsed()))
+}
+
+/// How long it takes until that server answers.
+pub(super) fn bare_start(machine: &Machine) -> Result<Duration> {
     let log = format!("/proc/{}/root{BARE_LOG}", machine.pid());
     machine.run(["rm", "-f", BARE_LOG])?.ok()?;
     let port = BARE_PORT.to_string();
@@ -100,19 +108,25 @@ fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
     let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
     machine.run(unit.into_iter().chain(QUIET.iter().copied()).chain(server))?.ok()?;
-    // As the supervisor does it: first its words, then a request.
-    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on http")) {
+    answered(&log, start, || machine.in_netns(|| answers(BARE_PORT)))?;
+    Ok(start.elapsed())
+}
+
+/// Waits for a server as the supervisor does it: first for its words in a log, then for an answer.
+pub(super) fn answered(
+    log: &str,
+    start: Instant,
+    mut answers: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on http")) {
         give_up(start)?;
         thread::sleep(POLL);
     }
-    while !machine.in_netns(|| answers(BARE_PORT))? {
+    while !answers()? {
         give_up(start)?;
         thread::sleep(POLL);
     }
-    let started = start.elapsed();
-    let stop = Instant::now();
-    machine.run(["systemctl", "stop", "bare"])?.ok()?;
-    Ok((started, stop.elapsed()))
+    Ok(())
 }
 
 fn our_round(machine: &Machine, unit: &str) -> Result<(Duration, Duration)> {
@@ -133,13 +147,13 @@ fn our_round(machine: &Machine, unit: &str) -> Result<(Duration, Duration)> {
 
 fn give_up(start: Instant) -> Result<()> {
     if start.elapsed() > PATIENCE {
-        bail!("the bare server does not answer");
+        bail!("a server does not answer");
     }
     Ok(())
 }
 
 /// Whether the configuration can be had.
-fn answers(port: u16) -> bool {
+pub(super) fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<bool> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&address, TRY)?;
@@ -185,14 +199,15 @@ fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
     Ok(Part { name: "life", text, data: Value::Object(data) })
 }
 
-struct Spread {
+/// The ends and the middle of some times.
+pub(super) struct Spread {
     min: Duration,
-    median: Duration,
+    pub(super) median: Duration,
     max: Duration,
 }
 
 impl Spread {
-    fn of(mut times: Vec<Duration>) -> Result<Self> {
+    pub(super) fn of(mut times: Vec<Duration>) -> Result<Self> {
         times.sort_unstable();
         let at = |index: usize| times.get(index).copied().context("no rounds");
         Ok(Self {
@@ -202,11 +217,11 @@ impl Spread {
         })
     }
 
-    fn cells(&self) -> String {
+    pub(super) fn cells(&self) -> String {
         [self.min, self.median, self.max].map(human).join(" | ")
     }
 
-    fn data(&self) -> Value {
+    pub(super) fn data(&self) -> Value {
         json!({
             "min": self.min.as_secs_f64(),
             "median": self.median.as_secs_f64(),

@@ -4,6 +4,7 @@ mod evaluation;
 mod growth;
 mod life;
 mod network;
+mod sandbox;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,6 +37,8 @@ pub(crate) enum Only {
     Growth,
     /// Start and stop beside a bare server.
     Life,
+    /// Start in the whole sandbox, and with many places of the host in it, beside a bare server.
+    Sandbox,
     /// Packets through the outbound policy beside a path without rules.
     Network,
     /// The NixOS module beside the same units written by hand.
@@ -51,6 +54,9 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
     }
     if wanted(Only::Life) {
         parts.push(life::measure(rounds)?);
+    }
+    if wanted(Only::Sandbox) {
+        parts.push(sandbox::measure(rounds)?);
     }
     if wanted(Only::Network) {
         parts.push(network::measure(rounds)?);
