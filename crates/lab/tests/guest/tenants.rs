@@ -49,7 +49,7 @@ fn assert_healthy(machine: &Machine, instance: &str) {
     let answers = |machine: &Machine| {
         let answer = machine.run(["opencode-instances", "status", "--json", instance])?;
         let answer: Value = serde_json::from_str(&answer.stdout)?;
-        Ok(answer["instances"][0]["healthy"] == true)
+        Ok(answer.pointer("/instances/0/healthy") == Some(&Value::Bool(true)))
     };
     let what = format!("{instance} is healthy");
     machine.wait_until(&what, Duration::from_secs(20), answers).unwrap();

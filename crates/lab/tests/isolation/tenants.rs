@@ -99,9 +99,9 @@ fn three_tenants_attack_each_other_in_vain() -> Result<()> {
         Ok((said, sick))
     })?;
     for one in &said {
-        ensure!(one["breaches"] == json!([]), "an agent got out: {one}");
-        ensure!(one["failed"] == json!({}), "an attack did not go on to its end: {one}");
-        for (kind, count) in one["tried"].as_object().into_iter().flatten() {
+        ensure!(one.get("breaches") == Some(&json!([])), "an agent got out: {one}");
+        ensure!(one.get("failed") == Some(&json!({})), "an attack did not go on to its end: {one}");
+        for (kind, count) in one.get("tried").and_then(Value::as_object).into_iter().flatten() {
             *tried.entry(kind.as_str()).or_insert(0) += count.as_u64().unwrap_or_default();
         }
     }
@@ -172,8 +172,9 @@ fn healthy(machine: &Machine) -> Result<()> {
     machine.wait_until("all tenants are healthy", SICK, |machine| {
         let answer = machine.run(["opencode-instances", "status", "--json"])?;
         let answer: Value = serde_json::from_str(&answer.stdout)?;
-        let all = answer["instances"].as_array().context("no instances")?;
-        Ok(all.len() == NAMES.len() && all.iter().all(|one| one["healthy"] == true))
+        let all = answer.get("instances").and_then(Value::as_array).context("no instances")?;
+        Ok(all.len() == NAMES.len()
+            && all.iter().all(|one| one.get("healthy") == Some(&json!(true))))
     })
 }
 
@@ -209,7 +210,8 @@ fn outside(machine: &Machine, stage: &Value) -> Result<()> {
     let mut stage = stage.clone();
     // The host's own names for what is in the namespaces: the listeners.
     for name in NAMES {
-        stage[name]["addresses"] = json!([]);
+        let addresses = stage.pointer_mut(&format!("/{name}/addresses"));
+        *addresses.context("a tenant without addresses")? = json!([]);
     }
     machine.put("/root/tenant.json", stage.to_string(), 0o644)?;
     let said = machine.run([
@@ -221,8 +223,9 @@ fn outside(machine: &Machine, stage: &Value) -> Result<()> {
         "outside",
     ])?;
     let said: Value = serde_json::from_str(said.ok()?.trim())?;
-    let breaches: BTreeSet<&str> = said["breaches"]
-        .as_array()
+    let breaches: BTreeSet<&str> = said
+        .get("breaches")
+        .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .filter_map(|one| one.as_str()?.split([' ', ':']).nth(1))
