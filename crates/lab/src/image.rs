@@ -51,6 +51,18 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
+/// What only the newer root contains: sandboxes and servers that instances are tried with.
+const TRIXIE: &[&str] = &["bubblewrap", "postgresql"];
+
+/// Before the newer root's packages are there: PostgreSQL makes no cluster of its own.
+const NO_CLUSTER: &str = r#"mkdir -p "$1/etc/postgresql-common"
+echo 'create_main_cluster = false' >"$1/etc/postgresql-common/createcluster.conf"
+"#;
+
+/// And nothing of it starts at boot.
+const NO_SERVER: &str =
+    "rm -f \"$1/etc/systemd/system/multi-user.target.wants/postgresql.service\"\n";
+
 /// Files of packages that no test reads.
 const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/info/*", "/usr/share/man/*"];
 
@@ -171,7 +183,11 @@ impl Image {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.arg("mmdebstrap").args(arguments()).arg(self.release.name()).arg(&scratch);
+        command
+            .arg("mmdebstrap")
+            .args(arguments(self.release))
+            .arg(self.release.name())
+            .arg(&scratch);
         progress::run(&format!("building the {} root", self.release), &mut command)?;
         fs::rename(&scratch, &self.root)
             .with_context(|| format!("cannot move the root to {}", self.root.display()))
@@ -179,14 +195,17 @@ impl Image {
 }
 
 /// The options of mmdebstrap: the whole recipe but the release's name.
-fn arguments() -> Vec<String> {
+fn arguments(release: Release) -> Vec<String> {
+    let newer = release == Release::Trixie;
+    let mut packages = PACKAGES.to_vec();
+    packages.extend(TRIXIE.iter().filter(|_| newer));
     let mut arguments = vec![
         "--variant=minbase".to_owned(),
         "--mode=root".to_owned(),
         "--format=directory".to_owned(),
         // It would make the machine's identity unknown again.
         "--skip=cleanup/reproducible".to_owned(),
-        format!("--include={}", PACKAGES.join(",")),
+        format!("--include={}", packages.join(",")),
         "--dpkgopt=force-unsafe-io".to_owned(),
         "--aptopt=Acquire::Languages \"none\"".to_owned(),
         "--aptopt=Acquire::Retries \"3\"".to_owned(),
@@ -195,12 +214,16 @@ fn arguments() -> Vec<String> {
     let masks =
         MASKED.iter().map(|unit| format!("ln -sf /dev/null \"$1/etc/systemd/system/{unit}\"\n"));
     arguments.push(format!("--customize-hook={FINISH}{}", masks.collect::<String>()));
+    if newer {
+        arguments.push(format!("--essential-hook={NO_CLUSTER}"));
+        arguments.push(format!("--customize-hook={NO_SERVER}"));
+    }
     arguments
 }
 
 /// The name of the directory: another recipe gives another one.
 fn directory(release: Release) -> String {
     let mut hasher = DefaultHasher::new();
-    arguments().hash(&mut hasher);
+    arguments(release).hash(&mut hasher);
     format!("{release}-{:016x}", hasher.finish())
 }
