@@ -529,6 +529,76 @@ let
           the host is there at all.
         '';
       });
+      relax = inherited "sandbox.relax" (mkOption {
+        type = types.listOf (
+          types.enum [
+            "address-families"
+            "architectures"
+            "chown-calls"
+            "clock"
+            "control-groups"
+            "core-dumps"
+            "debug-calls"
+            "hardware-listing"
+            "hostname"
+            "io-uring"
+            "kernel-logs"
+            "kernel-modules"
+            "kernel-tunables"
+            "keyring"
+            "namespaces"
+            "personality"
+            "proc-subset"
+            "realtime"
+            "resource-calls"
+            "suid-sgid"
+            "umask"
+            "userfaultfd"
+          ]
+        );
+        default = [ ];
+        example = [ "debug-calls" ];
+        description = ''
+          Protections of the server and the scripts that are given up, by the names that
+          `docs/sandbox.md` explains. Each one is warned of with what it gives away.
+        '';
+      });
+      allowNestedSandbox = inherited "sandbox.allowNestedSandbox" (mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = ''
+          Whether the agent can build sandboxes of its own, with bubblewrap or as a rootless
+          container. In them it is root, and reaches far more of the kernel; what keeps it from the
+          host, its files and its network stays.
+        '';
+      });
+      devices = inherited "sandbox.devices" (mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [
+          "/dev/kvm"
+          "-/dev/dri"
+        ];
+        description = ''
+          Devices of the host that the agent may use as far as their modes let it, such as
+          {file}`/dev/kvm`; groups for them are {option}`extraGroups`. With `-` in front a device
+          may be missing. Refused where a device would be a way out: disks, memory, terminals,
+          input.
+        '';
+      });
+      nixStore = inherited "sandbox.nixStore" (mkOption {
+        type = types.enum [
+          "closure"
+          "full"
+        ];
+        default = "closure";
+        example = "full";
+        description = ''
+          What the sandbox shows of {file}`/nix/store`: the `closure` of what the instance uses, or
+          with `full` all of it, settings of other instances among it.
+        '';
+      });
     };
     resources = {
       memoryMax = inherited "resources.memoryMax" (mkOption {
@@ -582,6 +652,15 @@ let
         description = ''
           The share of the server in disk time where there is not enough for all; other units have
           100.
+        '';
+      });
+      diskQuota = inherited "resources.diskQuota" (mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "20G";
+        description = ''
+          The most disk space of {option}`stateDir`, which must be at its default place. It needs
+          systemd 258 and a file system with quotas of projects.
         '';
       });
     };

@@ -139,7 +139,10 @@ let
   # One for all of them: it judges the instances against each other, and renders what they share.
   fleet = render {
     name = "opencode-instances-fleet";
-    spec.instances = specs;
+    spec = {
+      inherit (cfg) fleet;
+      instances = specs;
+    };
     inherit versions;
     inherit
       (hostFor {
@@ -185,6 +188,8 @@ in
         instance replaces the one here; it does not add to it.
       '';
     };
+
+    fleet = import ./fleet-options.nix { inherit lib; };
 
     instances = mkOption {
       type = types.attrsOf (

@@ -165,6 +165,16 @@ process, so it is less."
     CoveredPlace "E0237" "a place that the sandbox has itself"
 "Accounts, names, devices, programs and the enforced settings are the sandbox's own, and so are project and HOME. What
 covered one of them, or stood in it, would take its place."
+    BadControl "E0240" "not a protection that can be given up"
+"`sandbox.relax` names protections of the server's unit one by one, so that nobody has to edit the unit.
+Those that the isolation itself rests on are not among them: without one of them there would be no
+sandbox to speak of. `docs/sandbox.md` lists all of them."
+    BadDevice "E0241" "a device that would undo the sandbox"
+"A disk holds all files of the host, memory its secrets, a terminal or a keyboard what its operators do. A
+device that is hardware itself, or that makes devices, is more than a driver's interface. None of these
+can be given to an agent. `apply` also refuses a block device, and a name that leads to one of these."
+    BadNixStore "E0242" "not a part of the Nix store"
+"`sandbox.nixStore` is `closure`, what the instance uses, or `full`."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -239,6 +249,9 @@ everybody. No instance gets the listener of another one on its loopback, or its 
 other place of the host would be shown."
     BoundAround "E0324" "a listed path around another instance's place"
 "It would show one instance's state or project to another one."
+    QuotaNotHeld "E0330" "a disk quota that would not hold"
+"`resources.diskQuota` is systemd's `StateDirectoryQuota=`, which systemd 258 is the first to know, and
+only for a state directory that systemd makes. A limit that nobody holds is refused."
     SharedProject "W0401" "two instances share one project directory"
 "What one of them writes (a build script, `.opencode/` plugins), the other one executes. Their state,
 network and processes stay apart; their project does not."
@@ -292,6 +305,20 @@ metadata service of a cloud, which hands out keys. Only the host itself and othe
 agent from what is in them."
     SharedPath "W0416" "a path that two instances write to"
 "What one of them writes, the other one reads."
+    RelaxedControl "W0420" "a protection that is given up"
+"`sandbox.relax` takes single protections away from the server and its scripts. `docs/sandbox.md` says for each of
+them what it stops, what needs it to be given up, and what the agent gets by that."
+    NestedSandbox "W0421" "sandboxes inside the sandbox"
+"A nested sandbox is made of namespaces, in which the agent is root. It gets nothing of the host by that: not its
+files, its processes, its network or a right of root's. But in namespaces of its own it can ask the kernel for what
+only root can ask for otherwise (mounts, netfilter, network links), and most ways from a sandbox to the host
+were faults of these."
+    HostDevice "W0422" "a device of the host"
+"What can be done with a device is for its driver to say, and drivers are large parts of the kernel. Modes and
+groups of the device hold: `extraGroups` gives the group that it belongs to."
+    WholeStore "W0423" "the whole Nix store"
+"The store is readable for everybody by design. On NixOS the settings, scripts and rules of all instances are
+in it, and whatever else the system was built from."
 }
 
 impl Code {

@@ -51,6 +51,22 @@ pub enum Weaker {
     Family(&'static str),
 }
 
+/// What `sandbox.allowNestedSandbox` gives up.
+pub(crate) const NESTED: &[Weaker] = &[
+    Weaker::Value("RestrictNamespaces", "no"),
+    // With it the kernel seems to have no `openat2`, with which bubblewrap opens everything.
+    Weaker::Value("RestrictSUIDSGID", "no"),
+    // Bubblewrap reads a setting of the kernel.
+    Weaker::Value("ProcSubset", "all"),
+    // By the kernel's rule a new /proc is mounted only where nothing of one is covered.
+    Weaker::Value("ProtectKernelTunables", "no"),
+    Weaker::Value("ProtectKernelLogs", "no"),
+    Weaker::Value("ProtectHostname", "no"),
+    Weaker::Calls("@mount @setuid capset sethostname setdomainname"),
+    // For the loopback interface of a new network namespace.
+    Weaker::Family("AF_NETLINK"),
+];
+
 const fn is(name: &'static str, value: &'static str) -> Directive {
     Directive { name, value: Some(value) }
 }
@@ -408,7 +424,7 @@ const CONTROLS: &[Control] = &[
         relaxed: Some(Relaxed {
             weaker: &[Weaker::Value("RestrictSUIDSGID", "no")],
             needed: "`git init --shared`, `chmod g+s` on directories, unpacking root file systems and \
-                     packages",
+                     packages, and what needs the call `openat2`, which systemd hides with it",
             gives: "the agent can leave programs in the project that run as its user, or with its groups, \
                     for whoever starts them on the host",
         }),

@@ -14,6 +14,7 @@ pub mod content;
 pub mod controls;
 mod cross;
 pub mod desired;
+pub mod devices;
 pub mod diagnostic;
 pub mod dialect;
 pub mod events;

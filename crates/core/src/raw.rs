@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::controls;
+use crate::devices::NixStore;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::network::{DnsPolicy, Policy};
 use crate::node::{Node, Value, join};
@@ -101,6 +103,12 @@ pub enum Kind {
     Tasks,
     /// Places of the host, each with its place in the sandbox.
     Binds,
+    /// Some of a few words.
+    SomeOf(&'static [&'static str]),
+    /// Devices of the host.
+    Devices,
+    /// An amount of disk space, or nothing.
+    OptionalSize,
 }
 
 impl Kind {
@@ -151,6 +159,12 @@ impl Kind {
                     .to_owned()
             }
             Self::Tasks => "integer between 64 and 4194304".to_owned(),
+            Self::SomeOf(words) => format!("list of {}", words.join(", ")),
+            Self::Devices => {
+                "list of paths below `/dev`, each with `-` in front where it may be missing"
+                    .to_owned()
+            }
+            Self::OptionalSize => "bytes with K, M, G or T".to_owned(),
         }
     }
 }
@@ -602,6 +616,20 @@ options! {
     /// Places of the host that the agent may read, as far as their modes let it. Nothing else of the host
     /// is there at all.
     read_only_paths: Vec<Located<String>>, "sandbox.readOnlyPaths", Kind::Binds, default "[]", example "[\"-/srv/handbook:/handbook\"]";
+    /// Protections of the server and the scripts that are given up, by the names that `docs/sandbox.md`
+    /// explains. Each one is warned of with what it gives away.
+    relax: Vec<Located<String>>, "sandbox.relax", Kind::SomeOf(controls::WORDS), default "[]", example "[\"debug-calls\"]";
+    /// Whether the agent can build sandboxes of its own, with bubblewrap or as a rootless container. In
+    /// them it is root, and reaches far more of the kernel; what keeps it from the host, its files and its
+    /// network stays.
+    allow_nested_sandbox: bool, "sandbox.allowNestedSandbox", Kind::Flag, default "false", example "true";
+    /// Devices of the host that the agent may use as far as their modes let it, such as `/dev/kvm`; groups
+    /// for them are `extraGroups`. With `-` in front a device may be missing. Refused where a device would
+    /// be a way out: disks, memory, terminals, input.
+    devices: Vec<Located<String>>, "sandbox.devices", Kind::Devices, default "[]", example "[\"/dev/kvm\", \"-/dev/dri\"]";
+    /// What the sandbox shows of `/nix/store`: the `closure` of what the instance uses, or with `full` all of it,
+    /// settings of other instances among it.
+    nix_store: String, "sandbox.nixStore", Kind::OneOf(NixStore::WORDS), default "\"closure\"", example "\"full\"";
     /// The most memory of the server, its tools and its temporary files. What would exceed it is ended, rather
     /// a tool than the server, which is known to take tens of gigabytes now and then.
     memory_max: String, "resources.memoryMax", Kind::Amount, default "\"50%\"", example "\"8G\"";
@@ -616,6 +644,9 @@ options! {
     tasks_max: i64, "resources.tasksMax", Kind::Tasks, default "4096", example "1024";
     /// The share of the server in disk time where there is not enough for all; other units have 100.
     io_weight: i64, "resources.ioWeight", Kind::OptionalWeight, default "none", example "50";
+    /// The most disk space of `stateDir`, which must be at its default place. It needs systemd 258 and a
+    /// file system with quotas of projects.
+    disk_quota: String, "resources.diskQuota", Kind::OptionalSize, default "none", example "\"20G\"";
     /// How much the server logs.
     log_level: String, "logLevel", Kind::OneOf(LEVELS), default "\"INFO\"", example "\"WARN\"";
     /// Further arguments of `opencode serve`.
@@ -663,9 +694,61 @@ pub struct RawNamed {
     pub options: RawInstance,
 }
 
+/// The options of `[fleet]`, which limit all instances together: as those of an instance, with defaults
+/// of their own.
+pub const FLEET: &[OptionDoc] = &[
+    OptionDoc {
+        key: "resources.memoryMax",
+        kind: Kind::Amount,
+        default: "\"80%\"",
+        example: "\"64G\"",
+        doc: "The most memory of all servers together, with their tools and temporary files. What is left is \
+              the host's.",
+    },
+    OptionDoc {
+        key: "resources.memoryHigh",
+        kind: Kind::OptionalAmount,
+        default: "none",
+        example: "\"48G\"",
+        doc: "Memory of all servers together above which all of them are slowed down.",
+    },
+    OptionDoc {
+        key: "resources.cpuQuota",
+        kind: Kind::OptionalPercent,
+        default: "none",
+        example: "\"800%\"",
+        doc: "The most processor time of all servers together: `800%` is that of eight cores.",
+    },
+    OptionDoc {
+        key: "resources.cpuWeight",
+        kind: Kind::OptionalWeight,
+        default: "none",
+        example: "50",
+        doc: "The share of all servers together in processor time where there is not enough for all; other \
+              slices have 100.",
+    },
+    OptionDoc {
+        key: "resources.tasksMax",
+        kind: Kind::Tasks,
+        default: "32768",
+        example: "65536",
+        doc: "The most processes and threads of all servers together.",
+    },
+    OptionDoc {
+        key: "resources.ioWeight",
+        kind: Kind::OptionalWeight,
+        default: "none",
+        example: "50",
+        doc: "The share of all servers together in disk time where there is not enough for all; other slices \
+              have 100.",
+    },
+];
+
 /// A whole document as typed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawSpec {
+    /// `[fleet]`: of these options, only those of [`FLEET`].
+    pub fleet: RawInstance,
     /// `[defaults]`: what an instance takes where it says nothing.
     pub defaults: RawInstance,
     /// `[instances.NAME]`, in the order of the document.
@@ -678,16 +761,17 @@ pub fn decode(node: &Node, diagnostics: &mut Diagnostics) -> RawSpec {
     let Some(entries) = table(node, diagnostics) else { return raw };
     for (key, at, value) in entries {
         match key.as_str() {
-            "defaults" => raw.defaults = instance(value, diagnostics),
+            "fleet" => raw.fleet = options(value, FLEET, diagnostics),
+            "defaults" => raw.defaults = options(value, OPTIONS, diagnostics),
             "instances" => {
                 for (name, at, options) in table(value, diagnostics).unwrap_or_default() {
                     raw.instances.push(RawNamed {
                         name: Located { value: name.clone(), at: at.clone() },
-                        options: instance(options, diagnostics),
+                        options: self::options(options, OPTIONS, diagnostics),
                     });
                 }
             }
-            _ => unknown_key(key, at, &["defaults", "instances"], diagnostics),
+            _ => unknown_key(key, at, &["fleet", "defaults", "instances"], diagnostics),
         }
     }
     raw
@@ -711,38 +795,45 @@ fn table<'a>(
     None
 }
 
-fn instance(node: &Node, diagnostics: &mut Diagnostics) -> RawInstance {
+/// Those of `known` that are typed.
+fn options(node: &Node, known: Known, diagnostics: &mut Diagnostics) -> RawInstance {
     let mut raw = RawInstance::default();
-    group(node, "", &mut raw, diagnostics);
+    group(node, "", known, &mut raw, diagnostics);
     raw
 }
 
+/// The options that a table may have.
+type Known = &'static [OptionDoc];
+
 /// Decodes the options below `prefix`, a group such as `listen`, or all of them for "". What is
 /// `null` is not set: generated JSON has nulls.
-fn group(node: &Node, prefix: &str, raw: &mut RawInstance, diagnostics: &mut Diagnostics) {
+fn group(
+    node: &Node,
+    prefix: &str,
+    known: Known,
+    raw: &mut RawInstance,
+    diagnostics: &mut Diagnostics,
+) {
     let Some(entries) = table(node, diagnostics) else {
-        let keys = OPTIONS.iter().map(|option| option.key);
+        let keys = known.iter().map(|option| option.key);
         raw.mistyped.extend(keys.filter(|key| is_below(key, prefix)));
         return;
     };
     for (key, at, value) in entries {
         let path = join(prefix, key);
-        let is_option = OPTIONS.iter().any(|option| option.key == path);
-        if (is_option || is_group(&path)) && value.value == Value::Null {
+        let is_option = known.iter().any(|option| option.key == path);
+        let is_group = known.iter().any(|one| is_below(one.key, &path));
+        if (is_option || is_group) && value.value == Value::Null {
             continue;
         }
         if is_option {
             raw.set(&path, value, diagnostics);
-        } else if is_group(&path) {
-            group(value, &path, raw, diagnostics);
+        } else if is_group {
+            group(value, &path, known, raw, diagnostics);
         } else {
-            unknown_key(key, at, &siblings(prefix), diagnostics);
+            unknown_key(key, at, &siblings(prefix, known), diagnostics);
         }
     }
-}
-
-fn is_group(path: &str) -> bool {
-    OPTIONS.iter().any(|one| is_below(one.key, path))
 }
 
 /// Whether an option belongs to a group, or to all of them for "".
@@ -751,9 +842,9 @@ fn is_below(key: &str, group: &str) -> bool {
 }
 
 /// The keys that may stand below `prefix`.
-fn siblings(prefix: &str) -> Vec<&'static str> {
+fn siblings(prefix: &str, known: Known) -> Vec<&'static str> {
     let mut keys = Vec::new();
-    for option in OPTIONS {
+    for option in known {
         let rest = if prefix.is_empty() {
             Some(option.key)
         } else {
@@ -842,6 +933,17 @@ mod tests {
             assert_eq!(found, [], "{}", option.key);
             assert_ne!(raw.defaults, RawInstance::default(), "{} is not decoded", option.key);
         }
+    }
+
+    #[test]
+    fn the_fleet_takes_limits_and_nothing_else() {
+        for option in FLEET {
+            let (raw, found) = decoded(&format!("[fleet]\n{} = {}\n", option.key, option.example));
+            assert_eq!(found, [], "{}", option.key);
+            assert_ne!(raw.fleet, RawInstance::default(), "{} is not decoded", option.key);
+        }
+        let (_, found) = decoded("[fleet]\nresources.diskQuota = \"1G\"\nuser = \"a\"\n");
+        assert_eq!(found.iter().map(|one| one.code).collect::<Vec<_>>(), [Code::UnknownKey; 2]);
     }
 
     #[test]

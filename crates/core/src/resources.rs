@@ -28,6 +28,28 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// What an instance may use unless it says otherwise: half of the host's memory, so that one server
+    /// that leaks does not take it all; more tasks than a parallel build has, fewer than a fork bomb.
+    pub(crate) fn of_instance() -> Self {
+        Self::limited(Amount::Part(50), 4096)
+    }
+
+    /// What all instances together may use unless it is said: what is left is the host's.
+    pub(crate) fn of_fleet() -> Self {
+        Self::limited(Amount::Part(80), 32_768)
+    }
+
+    fn limited(memory_max: Amount, tasks_max: u32) -> Self {
+        Self {
+            memory_max,
+            memory_high: None,
+            cpu_quota: None,
+            cpu_weight: None,
+            tasks_max,
+            io_weight: None,
+        }
+    }
+
     /// The directives that say so.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
         let words = |value: &dyn fmt::Display| Value::words([value.to_string()]);

@@ -3,20 +3,24 @@
 use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::bound::{Access, BoundPath};
 use crate::content::{Content, Source};
+use crate::controls::Control;
+use crate::devices::{Device, NixStore};
 use crate::json::Json;
 use crate::layout::{DEFAULT_USERNAME, STATE_ROOT};
 use crate::network::Network;
 pub use crate::overrides::UnitOverrides;
-use crate::resources::Resources;
+use crate::resources::{Amount, Resources};
 pub use crate::text::{AbsPath, AccountName, Argument, InstanceName};
 
 /// A whole specification, its instances sorted by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Spec {
+    /// What all instances together may use of the host.
+    pub fleet: Fleet,
     /// Every instance, the disabled ones included.
     pub instances: Vec<Instance>,
 }
@@ -25,6 +29,19 @@ impl Spec {
     /// The instances that should exist on the host.
     pub fn enabled(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().filter(|instance| instance.enable)
+    }
+}
+
+/// What belongs to no instance alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fleet {
+    /// The limits of all servers together.
+    pub resources: Resources,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self { resources: Resources::of_fleet() }
     }
 }
 
@@ -110,8 +127,19 @@ pub struct Instance {
     pub read_write_paths: Vec<BoundPath>,
     /// Places of the host that it may read.
     pub read_only_paths: Vec<BoundPath>,
+    /// The protections that are given up, sorted by name, each once.
+    #[serde(serialize_with = "names")]
+    pub relax: Vec<&'static Control>,
+    /// Whether the agent can build sandboxes of its own.
+    pub allow_nested_sandbox: bool,
+    /// Devices of the host that it may use.
+    pub devices: Vec<Device>,
+    /// What it sees of the Nix store.
+    pub nix_store: NixStore,
     /// What the server and its tools may use.
     pub resources: Resources,
+    /// The most bytes of its state directory.
+    pub disk_quota: Option<Amount>,
     /// How much the server logs.
     pub log_level: LogLevel,
     /// Further arguments of `opencode serve`.
@@ -154,6 +182,11 @@ pub struct Instance {
     pub nix_ld_enable: bool,
     /// The operator's own directives.
     pub unit_overrides: UnitOverrides,
+}
+
+/// The controls by their names.
+fn names<S: Serializer>(controls: &[&Control], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(controls.iter().map(|control| control.name))
 }
 
 impl Instance {
@@ -213,6 +246,11 @@ impl Instance {
         written
             .map(|path| ("sandbox.readWritePaths", Access::Write, path))
             .chain(read.map(|path| ("sandbox.readOnlyPaths", Access::Read, path)))
+    }
+
+    /// Whether all of the Nix store is shown, where the host has one.
+    pub fn shows_store(&self) -> bool {
+        self.nix_enable || self.nix_store == NixStore::Full
     }
 
     /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which

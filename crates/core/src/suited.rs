@@ -15,6 +15,7 @@ pub fn judge(spec: &Spec, facts: &HostFacts) -> Vec<Diagnostic> {
             found.extend(elsewhere(instance, facts));
         }
         found.extend(settings(instance, facts));
+        found.extend(quota(instance, facts));
         found.extend(generation(instance, facts));
     }
     found.extend(other_schema(spec, facts));
@@ -74,6 +75,31 @@ fn other_schema(spec: &Spec, facts: &HostFacts) -> Option<Diagnostic> {
         format!("{which}: settings are judged as those of {used}"),
         "its schema is not part of this program",
         format!("use opencode {used}, or look at the server's own words when it starts"),
+    ))
+}
+
+/// The systemd that is the first to know `StateDirectoryQuota=`.
+const QUOTAS: u32 = 258;
+
+/// A quota that nobody would hold.
+fn quota(instance: &Instance, facts: &HostFacts) -> Option<Diagnostic> {
+    let quota = instance.disk_quota?;
+    let (why, help) = if instance.state_leaf().is_none() {
+        ("systemd holds it for a state directory at its default place alone", "`stateDir`")
+    } else if facts.systemd < QUOTAS {
+        ("quotas need systemd 258", "`resources.diskQuota`")
+    } else {
+        return None;
+    };
+    Some(Diagnostic::new(
+        Code::QuotaNotHeld,
+        &at(instance, "resources.diskQuota"),
+        format!(
+            "nobody would hold `{}` to {quota}; this is systemd {}",
+            instance.name, facts.systemd
+        ),
+        why,
+        format!("remove {help}"),
     ))
 }
 
@@ -208,6 +234,21 @@ mod tests {
             assert_eq!(codes(options, &nixos), [""; 0]);
             assert_eq!(codes(&format!("{options}\nenable = false"), &usr), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_quota_holds_or_is_refused() {
+        let quota = "resources.diskQuota = \"20G\"";
+        assert_eq!(codes(quota, &HostFacts::usr(257)), ["E0330"]);
+        assert_eq!(codes(quota, &HostFacts::usr(258)), [""; 0]);
+        let elsewhere = format!("{quota}\nstateDir = \"/data/a\"");
+        assert_eq!(codes(&elsewhere, &HostFacts::usr(258)), ["E0330"]);
+        let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{quota}");
+        let (spec, _) = read(&text, Format::Toml).unwrap();
+        let desired = crate::desired::desire(&spec, &HostFacts::usr(258));
+        let file = &desired.files["/etc/systemd/system/opencode-a.service"];
+        let crate::desired::Content::Text(text) = &file.content else { panic!("no unit") };
+        assert!(text.contains("\nStateDirectoryQuota=20G\n"), "{text}");
     }
 
     #[test]

@@ -80,7 +80,7 @@ proptest! {
         let fleet = desire(&Spec::default(), &facts);
         let mut own = 0;
         for instance in &spec.instances {
-            let alone = desire(&Spec { instances: vec![instance.clone()] }, &facts);
+            let alone = desire(&Spec { instances: vec![instance.clone()], ..spec.clone() }, &facts);
             for (path, file) in alone.files.iter().filter(|(path, _)| !fleet.files.contains_key(*path)) {
                 prop_assert_eq!(whole.files.get(path), Some(file), "{}", path);
                 own += 1;

@@ -4,10 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use instances_core::bound::BoundPath;
+use instances_core::devices::Device;
 use instances_core::facts::HostFacts;
 use instances_core::spec::{AbsPath, Instance};
 
@@ -276,6 +277,64 @@ pub fn paths_of_instances(instances: &[Instance]) -> Result<Vec<String>, Error> 
         }
     }
     Ok(links)
+}
+
+/// Requires that the operator's devices are there, are no disks, and lead to nothing that may not be used.
+pub fn devices_of_instances(instances: &[Instance]) -> Result<(), Error> {
+    for instance in instances {
+        for device in &instance.devices {
+            device_of_host(device).map_err(|error| match error {
+                Unusable::Look(error) => Error::Look(device.path.as_str().into(), error),
+                Unusable::Refused(what, remedy) => Error::Bound {
+                    option: "sandbox.devices",
+                    path: device.path.to_string(),
+                    instance: instance.name.to_string(),
+                    what,
+                    remedy,
+                },
+            })?;
+        }
+    }
+    Ok(())
+}
+
+enum Unusable {
+    Look(io::Error),
+    Refused(String, String),
+}
+
+fn device_of_host(device: &Device) -> Result<(), Unusable> {
+    let refuse = |what: String, remedy: &str| Err(Unusable::Refused(what, remedy.to_owned()));
+    let path = Path::new(device.path.as_str());
+    let real = match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && device.optional => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let remedy = "load its driver, or write `-` in front where it may be missing";
+            return refuse("does not exist".to_owned(), remedy);
+        }
+        Err(error) => return Err(Unusable::Look(error)),
+    };
+    if let Err(refusal) = Device::may_be_used(&real.to_string_lossy()) {
+        let what = format!("leads to {}: {}", real.display(), refusal.reason);
+        return Err(Unusable::Refused(what, refusal.help));
+    }
+    let metadata = fs::metadata(&real).map_err(Unusable::Look)?;
+    let kind = metadata.file_type();
+    if device.of_directory().is_some() {
+        let what = "is not the directory of devices that it should be".to_owned();
+        return if kind.is_dir() { Ok(()) } else { refuse(what, "name the device itself") };
+    }
+    if kind.is_block_device() {
+        return refuse("is a disk".to_owned(), "remove it");
+    }
+    if !kind.is_char_device() {
+        return refuse("is no device".to_owned(), "name a character device");
+    }
+    let number = metadata.rdev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    Device::number_may_be_used(major, minor)
+        .map_err(|refusal| Unusable::Refused(refusal.reason, refusal.help))
 }
 
 /// The places where agents write, by where they are.

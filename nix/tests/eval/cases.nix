@@ -102,6 +102,13 @@ in
     sandbox = {
       readWritePaths = [ "/data/cache" ];
       readOnlyPaths = [ "-/srv/handbook:/handbook" ];
+      relax = [
+        "debug-calls"
+        "umask"
+      ];
+      allowNestedSandbox = true;
+      devices = [ "-/dev/dri" ];
+      nixStore = "full";
     };
     resources = {
       memoryMax = "8G";
@@ -110,6 +117,7 @@ in
       cpuWeight = 50;
       tasksMax = 1024;
       ioWeight = 50;
+      diskQuota = "20G";
     };
     unitOverrides = {
       main.MemoryMax = "8G";
@@ -462,6 +470,13 @@ in
   refused-open-to-all = one {
     listen.address = "0.0.0.0";
     auth.enable = false;
+  };
+  fleet-of-the-operator = {
+    imports = [ (one { }) ];
+    services.opencode.fleet.resources = {
+      memoryMax = "64G";
+      cpuQuota = "800%";
+    };
   };
   refused-password-in-store = one { auth.passwordFile = "/nix/store/password"; };
   refused-no-daemon = with' { nix.enable = false; } { nix.enable = true; };

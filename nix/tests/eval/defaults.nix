@@ -154,6 +154,10 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = 50;
     other = 200;
   };
+  "resources.diskQuota" = {
+    value = "20G";
+    other = "1G";
+  };
   "resources.ioWeight" = {
     value = 50;
     other = 200;
@@ -178,6 +182,18 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = false;
     other = true;
   };
+  "sandbox.allowNestedSandbox" = {
+    value = true;
+    other = false;
+  };
+  "sandbox.devices" = {
+    value = [ "/dev/kvm" ];
+    other = [ "-/dev/dri" ];
+  };
+  "sandbox.nixStore" = {
+    value = "full";
+    other = "closure";
+  };
   "sandbox.readOnlyPaths" = {
     value = [ "/data/common" ];
     other = [ "-/data/own:/own" ];
@@ -185,6 +201,10 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
   "sandbox.readWritePaths" = {
     value = [ "/data/common" ];
     other = [ ];
+  };
+  "sandbox.relax" = {
+    value = [ "umask" ];
+    other = [ "debug-calls" ];
   };
   "settings" = {
     value = {

@@ -83,6 +83,7 @@ let
   defaults = marked "defaults" options;
 in
 {
+  fleet = flat "" (import ../../fleet-options.nix { inherit lib; });
   defaults = flat "" options;
   instances = flat "" (module defaults "website").options;
   # What an instance takes for its own where `defaults` says null.

@@ -1,6 +1,6 @@
 //! `docs/configuration.md`.
 
-use instances_core::raw::{Kind, OPTIONS};
+use instances_core::raw::{FLEET, Kind, OPTIONS, OptionDoc};
 
 /// What comes before the options: written by hand, and no function of the code.
 const GUIDE: &str = include_str!("configuration.md");
@@ -35,20 +35,35 @@ pub(super) fn text() -> String {
             &format!("| [`{}`](#{anchor}) | {} | {default} |\n", option.key, option.kind.words());
     }
     for option in OPTIONS {
-        let lines: Vec<&str> = option.doc.trim().lines().map(str::trim).collect();
-        text += &format!(
-            "\n### `{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{} = {}`\n{}",
-            option.key,
-            lines.join("\n"),
-            option.kind.words(),
-            code(option.default),
-            option.key,
-            option.example,
-            on_nixos(option.kind)
-                .map_or_else(String::new, |words| format!("- On NixOS: {words}\n"))
-        );
+        text += &entry("", option);
+    }
+    text += THE_FLEET;
+    for option in FLEET {
+        text += &entry("fleet.", option);
     }
     text
+}
+
+/// How the options of `[fleet]` are to be read.
+const THE_FLEET: &str = "
+## Options of the fleet
+
+These stand in `[fleet]`, and on NixOS in `services.opencode.fleet`. They limit all servers together, whatever
+each one may use: they are those of `opencode.slice`. A change of them changes no instance and restarts none.
+";
+
+fn entry(prefix: &str, option: &OptionDoc) -> String {
+    let lines: Vec<&str> = option.doc.trim().lines().map(str::trim).collect();
+    format!(
+        "\n### `{prefix}{}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Example: `{prefix}{} = {}`\n{}",
+        option.key,
+        lines.join("\n"),
+        option.kind.words(),
+        code(option.default),
+        option.key,
+        option.example,
+        on_nixos(option.kind).map_or_else(String::new, |words| format!("- On NixOS: {words}\n"))
+    )
 }
 
 /// What `services.opencode` takes where that is another type, or has another default.
@@ -86,8 +101,12 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         | Kind::Cidr
         | Kind::Amount
         | Kind::Binds
+        | Kind::SomeOf(_)
+        | Kind::Devices
         | Kind::Tasks => None,
-        Kind::OptionalAmount | Kind::OptionalPercent => Some("null or such a string; `null`"),
+        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
+            Some("null or such a string; `null`")
+        }
         Kind::OptionalWeight => Some("null or such a number; `null`"),
         Kind::OptionalOneOf(_) => Some("null or one of these; `null`"),
         Kind::Cidrs => Some("a list of strings, or of `{ cidr = …; ports = […]; protocol = …; }`"),

@@ -4,15 +4,11 @@
 //! on two instances, or on the host.
 
 use anyhow::{Context, Result};
-use instances_core::raw::{Kind, OPTIONS, OptionDoc};
+use instances_core::raw::{FLEET, Kind, OPTIONS, OptionDoc};
 use serde_json::{Map, Value, json};
 
 pub(super) fn text() -> Result<String> {
-    let mut options = Map::new();
-    for option in OPTIONS {
-        insert(&mut options, option.key, or_null(property(option)?))
-            .with_context(|| format!("{} is an option and a group", option.key))?;
-    }
+    let (options, fleet) = (properties(OPTIONS)?, properties(FLEET)?);
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "opencode-instances specification",
@@ -20,6 +16,12 @@ pub(super) fn text() -> Result<String> {
         "type": "object",
         "additionalProperties": false,
         "properties": {
+            "fleet": {
+                "description": "What all instances together may use.",
+                "type": "object",
+                "additionalProperties": false,
+                "properties": fleet,
+            },
             "defaults": {
                 "description": "What an instance takes where it says nothing.",
                 "$ref": "#/$defs/options",
@@ -36,6 +38,16 @@ pub(super) fn text() -> Result<String> {
         },
     });
     Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
+/// The properties of a table with these options.
+fn properties(known: &[OptionDoc]) -> Result<Map<String, Value>> {
+    let mut properties = Map::new();
+    for option in known {
+        insert(&mut properties, option.key, or_null(property(option)?))
+            .with_context(|| format!("{} is an option and a group", option.key))?;
+    }
+    Ok(properties)
 }
 
 /// Puts a property at its key, below the groups that the key names.
@@ -99,6 +111,9 @@ fn property(option: &OptionDoc) -> Result<Value> {
         Kind::Content => content(&path),
         Kind::Contents => json!({ "type": "object", "additionalProperties": content(&path) }),
         Kind::Packages => texts(path),
+        Kind::SomeOf(words) => texts(json!({ "type": "string", "enum": words })),
+        Kind::Devices => texts(json!({ "type": "string", "pattern": "^-?/dev/" })),
+        Kind::OptionalSize => json!({ "type": "string", "pattern": "^[0-9]+[KMGT]?$" }),
         Kind::Binds => texts(json!({ "type": "string", "pattern": "^-?/" })),
         Kind::Account => json!({ "type": "string", "pattern": account }),
         Kind::Accounts => texts(json!({ "type": "string", "pattern": account })),

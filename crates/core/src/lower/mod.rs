@@ -6,6 +6,7 @@
 mod inside;
 mod network;
 mod resources;
+mod sandbox;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,8 +20,9 @@ use crate::node::{Format, parse};
 use crate::overrides;
 use crate::protected::protected;
 use crate::raw::{Directives, Located, RawInstance, RawSpec, decode, nearest};
+use crate::resources::Resources;
 use crate::spec::{
-    AbsPath, AccountName, Argument, Instance, InstanceName, LogLevel, Spec, UnitOverrides,
+    AbsPath, AccountName, Argument, Fleet, Instance, InstanceName, LogLevel, Spec, UnitOverrides,
 };
 use crate::text::Refusal;
 
@@ -36,6 +38,7 @@ pub fn read(text: &str, format: Format) -> Result<(Spec, Vec<Diagnostic>), Vec<D
 /// Judges what was typed. Instances with a refused option are left out, with their findings in
 /// `diagnostics`; what they do claim is judged against the others all the same.
 pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
+    let fleet = lower_fleet(&raw.fleet, diagnostics);
     judge_defaults(&raw.defaults, diagnostics);
     let mut placed: Vec<Placed> = raw
         .instances
@@ -48,7 +51,12 @@ pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
     judge(&placed, diagnostics);
     placed.sort_by(|a, b| a.instance.name.cmp(&b.instance.name));
     let complete = placed.into_iter().filter(|one| one.complete);
-    Spec { instances: complete.map(|one| one.instance).collect() }
+    Spec { fleet, instances: complete.map(|one| one.instance).collect() }
+}
+
+fn lower_fleet(raw: &RawInstance, diagnostics: &mut Diagnostics) -> Fleet {
+    let mut judge = Judge { diagnostics, complete: true, alone: false };
+    Fleet { resources: judge.resources("fleet.", raw, &Resources::of_fleet()) }
 }
 
 /// A bad value in `[defaults]` is refused even where every instance says otherwise.
@@ -188,7 +196,12 @@ impl Judge<'_> {
                 raw.read_only_paths.as_ref(),
                 Access::Read,
             ),
-            resources: self.resources(raw),
+            relax: self.relax(raw),
+            allow_nested_sandbox: self.allow_nested_sandbox(raw),
+            devices: self.devices(raw),
+            nix_store: self.nix_store(raw),
+            resources: self.resources("", raw, &Resources::of_instance()),
+            disk_quota: self.disk_quota(raw),
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),

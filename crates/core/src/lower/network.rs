@@ -169,7 +169,12 @@ impl Judge<'_> {
     }
 }
 
-fn one_of<T: Copy>(code: Code, text: &str, values: &[T], words: &[&str]) -> Result<T, Refusal> {
+pub(super) fn one_of<T: Copy>(
+    code: Code,
+    text: &str,
+    values: &[T],
+    words: &[&str],
+) -> Result<T, Refusal> {
     let found = words.iter().zip(values).find(|(word, _)| **word == text);
     found.map(|(_, value)| *value).ok_or_else(|| Refusal {
         code,

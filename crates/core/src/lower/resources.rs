@@ -6,30 +6,37 @@ use crate::raw::{Located, RawInstance};
 use crate::resources::{Amount, Percent, Resources, Weight};
 use crate::text::Refusal;
 
-/// Half of the host's memory: one server that leaks does not take it all.
-const MEMORY_MAX: Amount = Amount::Part(50);
-/// More than a parallel build has, fewer than a fork bomb.
-const TASKS_MAX: u32 = 4096;
-
 /// In bytes: a forgotten unit is far below.
 const LEAST: u64 = 64 << 20;
 
 impl Judge<'_> {
-    pub(super) fn resources(&mut self, raw: &RawInstance) -> Resources {
+    /// The limits of an instance, or with the prefix `fleet.` those of all of them.
+    pub(super) fn resources(
+        &mut self,
+        prefix: &str,
+        raw: &RawInstance,
+        default: &Resources,
+    ) -> Resources {
         let some = |text: &str| amount(text).map(Some);
         let percent = |text: &str| percent(text).map(Some);
+        let key = |name: &str| format!("{prefix}resources.{name}");
         let (max, high) = (raw.memory_max.as_ref(), raw.memory_high.as_ref());
-        let tasks_max = self.number("resources.tasksMax", raw.tasks_max.as_ref(), tasks);
+        let tasks_max = self.number(&key("tasksMax"), raw.tasks_max.as_ref(), tasks);
         let resources = Resources {
-            memory_max: self.text("resources.memoryMax", max, MEMORY_MAX, amount),
-            memory_high: self.text("resources.memoryHigh", high, None, some),
-            cpu_quota: self.text("resources.cpuQuota", raw.cpu_quota.as_ref(), None, percent),
-            cpu_weight: self.number("resources.cpuWeight", raw.cpu_weight.as_ref(), weight),
-            tasks_max: tasks_max.unwrap_or(TASKS_MAX),
-            io_weight: self.number("resources.ioWeight", raw.io_weight.as_ref(), weight),
+            memory_max: self.text(&key("memoryMax"), max, default.memory_max, amount),
+            memory_high: self.text(&key("memoryHigh"), high, None, some),
+            cpu_quota: self.text(&key("cpuQuota"), raw.cpu_quota.as_ref(), None, percent),
+            cpu_weight: self.number(&key("cpuWeight"), raw.cpu_weight.as_ref(), weight),
+            tasks_max: tasks_max.unwrap_or(default.tasks_max),
+            io_weight: self.number(&key("ioWeight"), raw.io_weight.as_ref(), weight),
         };
-        self.never_slowed(high, &resources);
+        self.never_slowed(prefix, high, &resources);
         resources
+    }
+
+    /// The quota of the state directory.
+    pub(super) fn disk_quota(&mut self, raw: &RawInstance) -> Option<Amount> {
+        self.text("resources.diskQuota", raw.disk_quota.as_ref(), None, |text| size(text).map(Some))
     }
 
     fn number<T>(
@@ -43,7 +50,12 @@ impl Judge<'_> {
     }
 
     /// A slowing that begins where nothing more is given does nothing.
-    fn never_slowed(&mut self, typed: Option<&Located<String>>, resources: &Resources) {
+    fn never_slowed(
+        &mut self,
+        prefix: &str,
+        typed: Option<&Located<String>>,
+        resources: &Resources,
+    ) {
         let reached = match (resources.memory_high, resources.memory_max) {
             (Some(Amount::Bytes(high)), Amount::Bytes(max)) => high < max,
             (Some(Amount::Part(high)), Amount::Part(max)) => high < max,
@@ -53,9 +65,9 @@ impl Judge<'_> {
         self.refuse(Diagnostic::new(
             Code::BadLimit,
             &typed.at,
-            format!("`resources.memoryHigh` {:?} is never reached", typed.value),
-            format!("`resources.memoryMax` is {}", resources.memory_max),
-            "write less than that, or more for `resources.memoryMax`",
+            format!("`{prefix}resources.memoryHigh` {:?} is never reached", typed.value),
+            format!("`{prefix}resources.memoryMax` is {}", resources.memory_max),
+            format!("write less than that, or more for `{prefix}resources.memoryMax`"),
         ));
     }
 }
@@ -76,6 +88,16 @@ fn amount(text: &str) -> Result<Amount, Refusal> {
             Err(refusal(reason, help))
         }
     }
+}
+
+fn size(text: &str) -> Result<Amount, Refusal> {
+    let bytes = |amount: &Amount| matches!(amount, Amount::Bytes(bytes) if bytes.get() >= LEAST);
+    Amount::parse(text).filter(bytes).ok_or_else(|| {
+        refusal(
+            "disk space is bytes with K, M, G or T behind them, 64M at least",
+            "write `\"20G\"`, or leave it out for no limit",
+        )
+    })
 }
 
 fn percent(text: &str) -> Result<Percent, Refusal> {

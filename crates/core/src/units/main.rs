@@ -9,7 +9,7 @@ use crate::unit::escape::{Command, Word};
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{
-    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, switch,
+    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, switch, weaker,
 };
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
@@ -103,7 +103,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         Entry::new("LoadCredential", value)
     });
     section = section.extend(credentials);
-    section
+    section = section
         .extend(sandbox::namespace(names))
         .set_why(
             "RestrictAddressFamilies",
@@ -126,7 +126,9 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             "the project; with the state directory the only place that the agent can write to",
         )
         .extend(sandbox::bound(instance))
-        .extend(switch::server(instance, facts))
+        .extend(sandbox::devices(instance))
+        .extend(switch::server(instance, facts));
+    weaker::apply(section, instance)
 }
 
 /// Where the server starts. Bun, which opencode is built with, resolves optional modules from there

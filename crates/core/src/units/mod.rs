@@ -30,12 +30,13 @@ pub(crate) mod sandbox;
 mod secrets;
 mod setup;
 mod switch;
+mod weaker;
 
 use crate::facts::HostFacts;
 use crate::layout::{CONFIG_DIR, NETNS_DIR, RUNTIME_DIR};
 use crate::network::Network;
 use crate::spec::{Instance, InstanceName, Spec};
-use crate::unit::{Section, Unit, Value};
+use crate::unit::{Entry, Section, Unit, Value};
 
 /// The target that starts the fleet.
 pub const TARGET: &str = "opencode.target";
@@ -262,16 +263,19 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
         name: SLICE.to_owned(),
         sections: vec![
             Section::new("Unit").set("Description", Value::word("All opencode servers")),
-            Section::new("Slice")
-                .set_why(
-                    "MemoryMax",
-                    Value::word("80%"),
-                    "what is left is the host's, whatever all agents together do; swap is not counted",
-                )
-                .set("TasksMax", Value::Number(32_768)),
+            Section::new("Slice").extend(spec.fleet.resources.entries().map(limit_of_all)),
         ],
     };
     [target, slice, addresses::unit(facts)]
+}
+
+fn limit_of_all(entry: Entry) -> Entry {
+    match &*entry.directive {
+        "MemoryMax" => entry.because(
+            "what is left is the host's, whatever all agents together do; swap is not counted",
+        ),
+        _ => entry,
+    }
 }
 
 /// `Description=…, instance NAME`.

@@ -214,8 +214,8 @@ fn usr(facts: &HostFacts) -> Vec<Entry> {
 /// another instance, with its settings, would be among them.
 fn store(instance: &Instance, nixos: &NixOs, programs: Programs) -> Vec<Entry> {
     let paths = match programs {
-        // With the daemon comes the whole store.
-        Programs::Agent if instance.nix_enable => &[][..],
+        // All of it is shown, see `tools`.
+        Programs::Agent if instance.shows_store() => &[][..],
         Programs::Agent => &nixos.agent,
         Programs::Proxy => &nixos.proxy,
     };
@@ -238,7 +238,7 @@ fn store(instance: &Instance, nixos: &NixOs, programs: Programs) -> Vec<Entry> {
 /// system's programs.
 fn tools(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
     let of_system = |path: &AbsPath| {
-        let (path, store) = (path.as_str(), facts.nixos.is_some() || instance.nix_enable);
+        let (path, store) = (path.as_str(), facts.nixos.is_some() || instance.shows_store());
         path == "/usr" || path.starts_with("/usr/") || (store && path.starts_with("/nix/store/"))
     };
     let mut entries: Vec<Entry> = std::iter::once(&instance.package)
@@ -254,6 +254,12 @@ fn tools(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
         ));
         entries.push(entry("BindReadOnlyPaths", Value::bind("/nix/var/nix/daemon-socket")));
         entries.push(entry("BindReadOnlyPaths", Value::bind_optional("/etc/nix/nix.conf")));
+    } else if instance.shows_store() {
+        entries.push(why(
+            "BindReadOnlyPaths",
+            Value::bind_optional("/nix/store"),
+            "sandbox.nixStore: all of it, settings of other instances among it",
+        ));
     }
     entries
 }
@@ -326,6 +332,20 @@ pub(crate) fn bound(instance: &Instance) -> impl Iterator<Item = Entry> {
     })
 }
 
+/// The operator's devices: visible, and allowed. The directory that they appear in is the sandbox's own.
+pub(crate) fn devices(instance: &Instance) -> impl Iterator<Item = Entry> {
+    instance.devices.iter().flat_map(|device| {
+        let path = device.path.as_str();
+        let allowed = format!("{} rw", device.of_directory().unwrap_or(path));
+        let source = path.to_owned().into();
+        let bind = Bind { source, target: None, optional: device.optional };
+        [
+            why("DeviceAllow", Value::Words(allowed.into()), "sandbox.devices"),
+            entry("BindPaths", Value::Bind(bind)),
+        ]
+    })
+}
+
 /// What must be mounted before the server starts: the file systems of those that may not be missing.
 pub(crate) fn mounts(instance: &Instance) -> impl Iterator<Item = Entry> {
     let needed = instance.bound().filter(|(_, _, path)| !path.optional);
@@ -370,6 +390,11 @@ pub(crate) fn identity(instance: &Instance) -> Vec<Entry> {
             Value::words([format!("opencode/instance-state/{leaf}")]),
         ));
         entries.push(entry("StateDirectoryMode", Value::word("0700")));
+        entries.extend(
+            instance
+                .disk_quota
+                .map(|quota| since(258, "StateDirectoryQuota", Value::words([quota.to_string()]))),
+        );
     } else {
         entries.push(entry("BindPaths", Value::bind(instance.state_dir.as_str())));
     }

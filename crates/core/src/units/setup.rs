@@ -7,7 +7,7 @@ use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, environment, judge};
+use crate::units::{Names, SLICE, description, environment, judge, weaker};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -55,6 +55,8 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             Value::bind(&format!("{}/setup", names.config_dir())),
             "what to do: the links, and the operator's scripts",
         );
+    // Without them nothing of the operator's or the agent's runs here.
+    let service = if scripts { weaker::apply(service, instance) } else { service };
     Unit { name: names.setup(), sections: vec![unit, service] }
 }
 

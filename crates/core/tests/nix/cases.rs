@@ -10,7 +10,7 @@ use instances_core::desired::desire;
 use instances_core::facts::{HostFacts, NixOs};
 use instances_core::lower::read;
 use instances_core::node::Format;
-use instances_core::raw::OPTIONS;
+use instances_core::raw::{FLEET, OPTIONS};
 use instances_core::spec::{AbsPath, Spec};
 use serde_json::{Map, Value, json};
 
@@ -248,7 +248,7 @@ fn types_refuse_in_words() {
 fn every_option_is_documented() {
     let Some(all) = all() else { return };
     let options = all["options"].as_array().unwrap();
-    assert_eq!(options.len(), 4 + 2 * OPTIONS.len());
+    assert_eq!(options.len(), 4 + FLEET.len() + 2 * OPTIONS.len());
     for option in options {
         let name = option["name"].as_str().unwrap();
         for part in ["description", "type", "default"] {

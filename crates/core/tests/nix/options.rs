@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use instances_core::raw::{Kind, OPTIONS, OptionDoc};
+use instances_core::raw::{FLEET, Kind, OPTIONS, OptionDoc};
 use serde_json::{Value, json};
 
 use crate::evaluate::{has_nix, nix, repository, value};
@@ -51,7 +51,8 @@ fn type_words(kind: Kind) -> String {
         Kind::Packages => "list of (package or external path)".to_owned(),
         Kind::Account => account.to_owned(),
         Kind::Accounts => format!("list of {account}"),
-        Kind::Texts | Kind::HostNames | Kind::Binds => "list of str".to_owned(),
+        Kind::Texts | Kind::HostNames | Kind::Binds | Kind::Devices => "list of str".to_owned(),
+        Kind::SomeOf(words) => format!("list of one of {}", json!(words)),
         Kind::Directives => "attribute set of systemd directives".to_owned(),
         Kind::OptionalPath => "null or path".to_owned(),
         Kind::Username | Kind::Cidr | Kind::Amount => "str".to_owned(),
@@ -65,7 +66,9 @@ fn type_words(kind: Kind) -> String {
         Kind::OptionalOneOf(words) => format!("null or one of {}", json!(words)),
         Kind::Ports => "list of port".to_owned(),
         Kind::Cidrs => "list of (str or submodule)".to_owned(),
-        Kind::OptionalAmount | Kind::OptionalPercent => "null or str".to_owned(),
+        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
+            "null or str".to_owned()
+        }
         Kind::OptionalWeight => "null or integer between 1 and 10000".to_owned(),
         Kind::Tasks => "integer between 64 and 4194304".to_owned(),
     }
@@ -93,6 +96,29 @@ fn by_key(list: &Value) -> BTreeMap<String, Value> {
 /// Whether the option's default has the instance's name in it.
 fn is_named(option: &OptionDoc) -> bool {
     option.default.contains("NAME")
+}
+
+#[test]
+fn the_module_has_the_fleets_options() {
+    if !has_nix() {
+        return;
+    }
+    let read = by_key(&value("nix/tests/eval/options.nix", &[])["fleet"]);
+    let mut keys: Vec<&str> = FLEET.iter().map(|option| option.key).collect();
+    keys.sort_unstable();
+    assert_eq!(read.keys().map(String::as_str).collect::<Vec<_>>(), keys);
+    for option in FLEET {
+        let one = &read[option.key];
+        assert_eq!(one["type"], type_words(option.kind), "{}", option.key);
+        assert_eq!(one["default"], parsed(option.default).unwrap_or(Value::Null), "{}", option.key);
+        assert_eq!(Some(one["example"].clone()), parsed(option.example), "{}", option.key);
+        assert_eq!(
+            words(one["description"].as_str().unwrap()),
+            words(option.doc),
+            "{}",
+            option.key
+        );
+    }
 }
 
 #[test]

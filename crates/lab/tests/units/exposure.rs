@@ -27,8 +27,10 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-endpoint@store.service", 5),
     ("opencode-identity@store.service", 5),
 ];
-/// Instances that have these units: one as it comes, one with what brings further units, one on NixOS.
-const USUAL: &str = "[instances.web]\ndirectory = \"/srv/web\"\n";
+/// Instances that have these units: one as it comes, one that nests sandboxes, one with what brings further units, one on NixOS.
+const USUAL: &str = "[instances.web]\ndirectory = \"/srv/web\"\n\
+     [instances.nested]\ndirectory = \"/srv/nested\"\nlisten.port = 4097\n\
+     sandbox.allowNestedSandbox = true\n";
 const FURTHER: &str = "[instances.files]\ndirectory = \"/srv/files\"\nnetwork.hostPorts = [11434]\n\
      environmentFile = [\"/etc/secrets/files\"]\nrestartOnSecretChange = true\n";
 const NIXOS: &str = "[instances.store]\ndirectory = \"/srv/store\"\n";
@@ -45,6 +47,8 @@ const ABOVE: &[&str] = &[
 ];
 /// Where every point that remains is explained.
 const PAGE: &str = "docs/exposure.md";
+/// The exposure of a server with `sandbox.allowNestedSandbox`, in tenths, and where that stands.
+const NESTED: (u32, &str) = (0, "docs/sandbox.md");
 
 #[test]
 fn exposure_is_no_more_than_recorded() -> Result<()> {
@@ -75,11 +79,16 @@ fn exposure_is_no_more_than_recorded() -> Result<()> {
             remaining.insert(format!("| `{unit}` | `{point}` | {weight} |"));
         }
     }
-    let page = place::workspace().join(PAGE);
     let above = EXPOSURE.iter().filter(|(_, recorded)| *recorded > USUALLY);
     let above: Vec<_> = above.map(|(unit, _)| kind(unit)).collect();
     assert_eq!(above, ABOVE);
-    let page = std::fs::read_to_string(&page).with_context(|| format!("no {}", page.display()))?;
+    let (nested, place) = NESTED;
+    assert_eq!(overall(&machine, "opencode-nested.service")?, nested, "a nested sandbox");
+    let said = format!("gives such a server {}.{} instead", nested / 10, nested % 10);
+    let words = read_page(place)?.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&said), "{place} does not say: {said}");
+
+    let page = read_page(PAGE)?;
     let explained: BTreeSet<String> = page.lines().filter_map(row).collect();
     let missing: Vec<_> = remaining.difference(&explained).collect();
     let stale: Vec<_> = explained.difference(&remaining).collect();
@@ -91,6 +100,11 @@ fn exposure_is_no_more_than_recorded() -> Result<()> {
 /// What stands before the instance's name; a server's unit is only that.
 fn kind(unit: &str) -> &str {
     unit.split_once('@').map_or("opencode", |(kind, _)| kind)
+}
+
+fn read_page(page: &str) -> Result<String> {
+    let page = place::workspace().join(page);
+    std::fs::read_to_string(&page).with_context(|| format!("no {}", page.display()))
 }
 
 /// A row's first three cells, if it has an explanation in the fourth.
