@@ -217,6 +217,17 @@ let
     Remove one of the two.
   '') (filter isTrusted builders);
 
+  # Each is explained by its code.
+  weakened =
+    name:
+    let
+      inherit (instances.${name}) sandbox;
+    in
+    lib.optional (sandbox.relax != [ ]) "relax = ${toString sandbox.relax} (W0420)"
+    ++ lib.optional sandbox.allowNestedSandbox "allowNestedSandbox (W0421)"
+    ++ lib.optional (sandbox.devices != [ ]) "devices = ${toString sandbox.devices} (W0422)"
+    ++ lib.optional (sandbox.nixStore == "full") "nixStore = full (W0423)";
+
   hasTwo = name: instances.${name}.configFile != null && instances.${name}.settings != { };
   twoConfigurations = map (name: ''
     ${option name "configFile"} would be the whole configuration, and ${option name "settings"} is set beside it.
@@ -259,6 +270,10 @@ in
       name:
       "${option name "nix.enable"}: the Nix daemon runs the agent's programs in the host's network, where they reach every listener of the host (W0406)."
     ) builders
+    ++ map (
+      name:
+      "${option name "sandbox"} gives up a part of the sandbox: ${lib.concatStringsSep ", " (weakened name)}. `opencode-instances explain CODE` says what goes with it."
+    ) (filter (name: weakened name != [ ]) enabled)
     ++ unknownUsers
     ++ unknownGroups
     ++ newOpencode;

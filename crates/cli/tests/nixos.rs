@@ -68,11 +68,16 @@ fn an_instance_and_the_fleet_are_built() {
     assert!(one.join("etc/opencode-instances/web/instance.json").is_file());
     assert!(!one.join("etc/sysusers.d").exists(), "NixOS makes accounts");
 
-    let both = json!({ "instances": { "web": web, "off": off } });
+    let resources = json!({ "memoryMax": "64G", "cpuQuota": null, "tasksMax": 65536 });
+    let both = json!({
+        "fleet": { "resources": resources }, "instances": { "web": web, "off": off },
+    });
     let built = build(&fleet, &json!({ "spec": both, "units": { "web": one } }));
     assert!(built.status.success(), "{}", words(&built));
     let target = fs::read_to_string(fleet.join("etc/systemd/system/opencode.target")).unwrap();
     assert!(target.contains("Wants=opencode-web.service\n") && !target.contains("opencode-off"));
+    let slice = fs::read_to_string(fleet.join("etc/systemd/system/opencode.slice")).unwrap();
+    assert!(slice.ends_with("MemoryMax=64G\nTasksMax=65536\n"), "{slice}");
     let link = fs::read_link(fleet.join("etc/opencode-instances/web")).unwrap();
     assert_eq!(link, one.join("etc/opencode-instances/web"));
     let tmpfiles = fs::read_to_string(fleet.join("lib/tmpfiles.d/opencode-web.conf")).unwrap();

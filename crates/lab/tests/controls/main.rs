@@ -1,13 +1,10 @@
 //! What an operator gives up of a sandbox, or adds to it, on real machines with the real server; and what
 //! holds all the same.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "clippy allows these in tests, but not in what tests share"
-)]
+#![expect(clippy::unwrap_used, reason = "clippy allows it in tests, but not in what tests share")]
 
 mod devices;
+mod fleet;
 mod nested;
 mod relaxed;
 mod store;
