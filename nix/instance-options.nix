@@ -599,6 +599,18 @@ let
           with `full` all of it, settings of other instances among it.
         '';
       });
+      unixSockets = inherited "sandbox.unixSockets" (mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "/run/postgresql/.s.PGSQL.5432" ];
+        description = ''
+          Unix sockets of the host that the agent may connect to, as far as their modes let it: the
+          path of a socket, or `PATH:PLACE` for another place in the sandbox. No other socket of the
+          host is there. With `-` in front one may be missing when the server starts; it appears
+          when its service makes it, and follows when that restarts. A service often gives more than
+          its own data: see `docs/sandbox.md`.
+        '';
+      });
     };
     resources = {
       memoryMax = inherited "resources.memoryMax" (mkOption {
@@ -702,8 +714,8 @@ let
         Whether {command}`apply` and {command}`nixos-rebuild switch` restart the server when its
         units changed. When `false` the agent goes on as it was started, `status` says
         `pending restart`, and {command}`opencode-instances restart <name>` ends that. A changed
-        listener or policy takes effect anyway, and a change of user, groups, directories, `auth`
-        or {option}`nix.enable` is never put off.
+        listener or policy takes effect anyway, and a change of user, groups, directories, `auth`,
+        {option}`nix.enable` or {option}`sandbox.unixSockets` is never put off.
       '';
     });
     auth = {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use instances_core::bound::BoundPath;
+use instances_core::sockets;
 use instances_core::spec::InstanceName;
 use ipnet::Ipv4Net;
 
@@ -96,6 +98,9 @@ pub(crate) enum Command {
     /// Make the attempts of an order on standard input, and say what became of each [called by audit]
     #[command(hide = true)]
     Probe,
+    /// Show Unix sockets of the host to an instance, and follow them [called by units]
+    #[command(hide = true)]
+    Sockets(Sockets),
     /// Resolve names for an instance, within its policy [called by units]
     #[command(hide = true)]
     Dns {
@@ -435,6 +440,27 @@ pub(crate) struct Renew {
     /// A secret of its, with the option that names it; may be repeated
     #[arg(long = "secret", value_name = "OPTION:FILE")]
     pub(crate) secrets: Vec<NamedFile>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sockets {
+    /// The instance
+    pub(crate) name: InstanceName,
+    /// A socket and its place in the sandbox; may be repeated
+    #[arg(
+        long = "socket",
+        value_name = "[-]PATH:PLACE",
+        allow_hyphen_values = true,
+        value_parser = socket
+    )]
+    pub(crate) sockets: Vec<BoundPath>,
+    /// Take all of them away, and end
+    #[arg(long, conflicts_with = "sockets")]
+    pub(crate) down: bool,
+}
+
+fn socket(text: &str) -> Result<BoundPath, String> {
+    sockets::read(text).map_err(|refusal| format!("{}; {}", refusal.reason, refusal.help))
 }
 
 /// A file with the option that names it.

@@ -249,6 +249,8 @@ everybody. No instance gets the listener of another one on its loopback, or its 
 other place of the host would be shown."
     BoundAround "E0324" "a listed path around another instance's place"
 "It would show one instance's state or project to another one."
+    SocketTwice "E0325" "a socket that is shown already"
+"`nix.enable` shows the Nix daemon's socket, in the directory that it is looked for in."
     QuotaNotHeld "E0330" "a disk quota that would not hold"
 "`resources.diskQuota` is systemd's `StateDirectoryQuota=`, which systemd 258 is the first to know, and
 only for a state directory that systemd makes. A limit that nobody holds is refused."
@@ -305,6 +307,10 @@ metadata service of a cloud, which hands out keys. Only the host itself and othe
 agent from what is in them."
     SharedPath "W0416" "a path that two instances write to"
 "What one of them writes, the other one reads."
+    SocketOfHost "W0417" "a socket that gives away the host"
+"Who may connect to a service may ask it for all that it does. One that starts containers or machines makes the
+agent root on the host; a bus takes calls for every service on it; the Nix daemon fetches and builds in the host's
+network. `docs/sandbox.md` says what each gives."
     RelaxedControl "W0420" "a protection that is given up"
 "`sandbox.relax` takes single protections away from the server and its scripts. `docs/sandbox.md` says for each of
 them what it stops, what needs it to be given up, and what the agent gets by that."

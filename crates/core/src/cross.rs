@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::bound::{BoundPath, is_below, split};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::raw::{Located, RawContent, RawInstance};
+use crate::sockets;
 use crate::spec::{AbsPath, Instance};
 
 /// An instance and where its parts were typed.
@@ -57,7 +58,7 @@ impl Places {
             ),
             package: or_name(place(raw.package.as_ref())),
             listed: listed(raw).map(|one| (one.value.clone(), one.at.clone())).collect(),
-            bound: [&raw.read_write_paths, &raw.read_only_paths]
+            bound: [&raw.read_write_paths, &raw.read_only_paths, &raw.unix_sockets]
                 .into_iter()
                 .flatten()
                 .flat_map(|list| &list.value)
@@ -262,10 +263,18 @@ fn open_listeners(placed: &[Placed], diagnostics: &mut Diagnostics) {
     }
 }
 
+/// Where an instance was given the Nix daemon, if it was.
+fn builds_at(one: &Placed) -> Option<&Origin> {
+    let listed = one.instance.unix_sockets.iter().find(|socket| sockets::is_nix_daemon(socket));
+    let listed = listed.map(|socket| one.at.of_text(socket.source.as_str()));
+    one.instance.nix_enable.then_some(&one.at.nix).or(listed)
+}
+
 /// What one instance has built reaches the listener of every other one.
 fn builds(placed: &[Placed], diagnostics: &mut Diagnostics) {
-    let builder = placed.iter().find(|one| one.instance.enable && one.instance.nix_enable);
-    let Some(builder) = builder else { return };
+    let builds = |one: &&Placed| one.instance.enable && builds_at(one).is_some();
+    let Some(builder) = placed.iter().find(builds) else { return };
+    let at = builds_at(builder).unwrap_or(&builder.at.nix);
     for open in placed.iter().filter(|one| one.instance.enable && !one.instance.auth_enable) {
         diagnostics.push(
             Diagnostic::new(
@@ -276,9 +285,9 @@ fn builds(placed: &[Placed], diagnostics: &mut Diagnostics) {
                     builder.instance.name, open.instance.name
                 ),
                 "authentication is off",
-                "remove `auth.enable = false`, or `nix.enable` of the other one",
+                "remove `auth.enable = false`, or the Nix daemon of the other one",
             )
-            .also(&builder.at.nix, "what is built for this one runs in the host's network"),
+            .also(at, "what is built for this one runs in the host's network"),
         );
     }
 }
@@ -339,6 +348,19 @@ fn contradictions(one: &Placed, diagnostics: &mut Diagnostics) {
             "past the instance's own network",
             "remove `nix.enable` unless the agent is to use Nix",
         ));
+        let shown = |socket: &&BoundPath| sockets::is_nix_daemon(socket);
+        for socket in instance.unix_sockets.iter().filter(shown) {
+            diagnostics.push(
+                Diagnostic::new(
+                    Code::SocketTwice,
+                    at.of_text(socket.source.as_str()),
+                    format!("`nix.enable` shows `{}` already", socket.source),
+                    "the directory of this socket is in the sandbox",
+                    "remove it",
+                )
+                .also(&at.nix, "shown by this"),
+            );
+        }
     }
 }
 
@@ -413,6 +435,14 @@ fn places(placed: &[Placed], diagnostics: &mut Diagnostics) {
                 diagnostics.push(bound_inside(owner, path, outer));
             } else if let Some(inner) = others.inside(path.source.as_str(), owner) {
                 diagnostics.push(bound_around(owner, path, inner));
+            }
+        }
+        for socket in &instance.unix_sockets {
+            if let Some(outer) = tree.on_the_way_to(socket.source.as_str()).next() {
+                diagnostics.push(socket_inside(owner, socket, outer));
+            }
+            if let Some(finding) = hidden(owner, socket) {
+                diagnostics.push(finding);
             }
         }
         for (_, _, path) in instance.bound() {
@@ -556,6 +586,43 @@ fn bound_inside(owner: &Placed, path: &BoundPath, outer: &Claim<'_>) -> Diagnost
         "move it where no agent can write, or remove it",
     )
     .also(outer.at(), outer.words())
+}
+
+fn socket_inside(owner: &Placed, socket: &BoundPath, outer: &Claim<'_>) -> Diagnostic {
+    Diagnostic::new(
+        Code::BoundInside,
+        owner.at.of_text(socket.source.as_str()),
+        format!("the socket `{}` lies inside the {}", socket.source, outer.words()),
+        "an agent can put a link to any other socket here",
+        "have its service make it where no agent can write, as below `/run`, or remove it",
+    )
+    .also(outer.at(), outer.words())
+}
+
+/// What a directory of sockets would hide, or lie in: systemd would make it there as root.
+fn hidden(owner: &Placed, socket: &BoundPath) -> Option<Diagnostic> {
+    let instance = &owner.instance;
+    let directory = sockets::directory(socket);
+    let near = |place: &AbsPath| {
+        is_below(directory, place.as_str()) || is_below(place.as_str(), directory)
+    };
+    let own = [("the project", &instance.directory), ("HOME", &instance.state_dir)];
+    let bound = instance.bound().map(|(_, _, path)| ("another listed path", &path.target));
+    let programs = std::iter::once(("`package`", &instance.package));
+    let programs =
+        programs.chain(instance.path.iter().map(|prefix| ("an entry of `path`", prefix)));
+    let mut places = own.into_iter().chain(bound).chain(programs);
+    let (what, place) = places.find(|(_, place)| near(place))?;
+    let (source, name) = (&socket.source, sockets::name(socket));
+    Some(Diagnostic::new(
+        Code::CoveredPlace,
+        owner.at.of_text(source.as_str()),
+        format!(
+            "`{directory}` in the sandbox holds nothing but sockets, and would hide, or lie in, {what}"
+        ),
+        format!("this is {place}"),
+        format!("show it elsewhere, as in `{source}:/run/other/{name}`"),
+    ))
 }
 
 fn bound_around(owner: &Placed, path: &BoundPath, inner: &Claim<'_>) -> Diagnostic {

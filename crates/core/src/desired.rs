@@ -258,6 +258,9 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
         vec![Effect::Listen(names.socket(), names.proxy())]
     } else if unit == names.proxy() {
         vec![Effect::Stop(names.proxy())]
+    } else if unit == names.sockets() {
+        // What is no longer listed goes at once.
+        vec![Effect::Restart(names.sockets())]
     } else if unit == names.events() {
         vec![Effect::Restart(names.events())]
     } else if unit == names.dns_socket() {

@@ -34,6 +34,7 @@ pub mod plan;
 mod protected;
 pub mod raw;
 pub mod resources;
+pub mod sockets;
 pub mod spec;
 pub mod special;
 pub mod suited;

@@ -630,6 +630,11 @@ options! {
     /// What the sandbox shows of `/nix/store`: the `closure` of what the instance uses, or with `full` all of it,
     /// settings of other instances among it.
     nix_store: String, "sandbox.nixStore", Kind::OneOf(NixStore::WORDS), default "\"closure\"", example "\"full\"";
+    /// Unix sockets of the host that the agent may connect to, as far as their modes let it: the path of a
+    /// socket, or `PATH:PLACE` for another place in the sandbox. No other socket of the host is there. With `-`
+    /// in front one may be missing when the server starts; it appears when its service makes it, and follows
+    /// when that restarts. A service often gives more than its own data: see `docs/sandbox.md`.
+    unix_sockets: Vec<Located<String>>, "sandbox.unixSockets", Kind::Binds, default "[]", example "[\"/run/postgresql/.s.PGSQL.5432\"]";
     /// The most memory of the server, its tools and its temporary files. What would exceed it is ended, rather
     /// a tool than the server, which is known to take tens of gigabytes now and then.
     memory_max: String, "resources.memoryMax", Kind::Amount, default "\"50%\"", example "\"8G\"";
@@ -657,7 +662,7 @@ options! {
     /// Whether `apply` and `nixos-rebuild switch` restart the server when its units changed. When
     /// `false` the agent goes on as it was started, `status` says `pending restart`, and
     /// `opencode-instances restart NAME` ends that. A changed listener or policy takes effect anyway,
-    /// and a change of user, groups, directories, `auth` or `nix.enable` is never put off.
+    /// and a change of user, groups, directories, `auth`, `nix.enable` or `sandbox.unixSockets` is never put off.
     restart_on_switch: bool, "restartOnSwitch", Kind::Flag, default "true", example "false";
     /// Whether the server asks for a password. Unless `auth.passwordFile` names one it is made once,
     /// readable by root alone; it is handed over as a systemd credential and shown by

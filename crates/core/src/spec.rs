@@ -136,6 +136,8 @@ pub struct Instance {
     pub devices: Vec<Device>,
     /// What it sees of the Nix store.
     pub nix_store: NixStore,
+    /// Unix sockets of the host that it may connect to.
+    pub unix_sockets: Vec<BoundPath>,
     /// What the server and its tools may use.
     pub resources: Resources,
     /// The most bytes of its state directory.
@@ -201,7 +203,7 @@ impl Instance {
     }
 
     /// What a server must never outlive: as whom it runs, what is its own, who may ask it, what it may
-    /// reach beyond its sandbox. A change of it is not put off, or the server would hold what another
+    /// reach beyond its sandbox, sockets of the host among it. A change of it is not put off, or the server would hold what another
     /// instance has now, or answer at a new address without the password that it should ask for.
     pub fn identity(&self) -> String {
         let parts = (
@@ -215,6 +217,10 @@ impl Instance {
         // Said only where it is another one: an instance of an earlier version keeps its identity.
         if self.auth_username.as_str() != DEFAULT_USERNAME {
             identity.push_str(self.auth_username.as_str());
+        }
+        // A connection outlives the sight of its socket, and ends with the server.
+        for socket in &self.unix_sockets {
+            identity.extend(["\0", socket.source.as_str(), ":", socket.target.as_str()]);
         }
         identity
     }

@@ -22,6 +22,7 @@ mod script;
 pub mod secrets;
 pub mod setup;
 mod shell;
+pub mod sockets;
 pub mod status;
 pub mod supervise;
 pub mod systemctl;

@@ -90,7 +90,8 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
         .iter()
         .map(|record| {
             let units = Names(&record.name);
-            let own = [units.main(), units.setup(), units.judge(), units.net(), units.socket()];
+            let own = [units.main(), units.setup(), units.judge(), units.net()];
+            let own = own.into_iter().chain([units.sockets(), units.socket()]);
             own.into_iter().chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();
@@ -109,10 +110,14 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
 }
 
 fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, judge, net, socket, helpers @ ..] = units else { return unknown(record) };
+    let [main, setup, judge, net, sockets, socket, helpers @ ..] = units else {
+        return unknown(record);
+    };
     let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
-        // The start of the server waits for it.
-        State::Stopped | State::Failed if text(setup, "ActiveState") == "activating" => {
+        // The start of the server waits for them.
+        State::Stopped | State::Failed
+            if [setup, sockets].iter().any(|unit| text(unit, "ActiveState") == "activating") =>
+        {
             State::Starting
         }
         state => state,
@@ -129,7 +134,7 @@ fn status(record: &Record, units: &[Properties]) -> Status {
         memory: text(main, "MemoryCurrent").parse().ok(),
         restarts: text(main, "NRestarts").parse().unwrap_or(0),
         pending_restart: false,
-        reason: reason(record, state, [main, setup, judge, net]),
+        reason: reason(record, state, [main, setup, judge, net, sockets]),
     };
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
@@ -216,12 +221,25 @@ fn state(active: &str, sub: &str) -> State {
 
 /// Why the instance is as it is, in words: the unit that stands in the way, then the server's own
 /// message, then what systemd's result means.
-fn reason(record: &Record, state: State, [main, setup, judge, net]: [&Properties; 4]) -> String {
+fn reason(
+    record: &Record,
+    state: State,
+    [main, setup, judge, net, sockets]: [&Properties; 5],
+) -> String {
+    if text(sockets, "ActiveState") == "activating" {
+        return text(sockets, "StatusText").to_owned();
+    }
     if text(setup, "ActiveState") == "activating" {
         return "setup is running".to_owned();
     }
     if state == State::Running || state == State::Starting {
-        return text(main, "StatusText").to_owned();
+        let said = text(main, "StatusText");
+        return match text(sockets, "StatusText") {
+            "" => said.to_owned(),
+            // A socket that is gone, while the server goes on.
+            words if text(sockets, "ActiveState") == "active" => joined(words.to_owned(), said),
+            _ => said.to_owned(),
+        };
     }
     // Whichever unit it is that read it in vain, the file is what has to be mended.
     let failed = |unit: &Properties| text(unit, "ActiveState") == "failed";
@@ -230,7 +248,7 @@ fn reason(record: &Record, state: State, [main, setup, judge, net]: [&Properties
     {
         return why;
     }
-    for unit in [net, judge, setup] {
+    for unit in [net, judge, sockets, setup] {
         if failed(unit) {
             let id = text(unit, "Id");
             return match text(unit, "StatusText") {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use instances_core::bound::BoundPath;
 use instances_core::devices::Device;
 use instances_core::facts::HostFacts;
+use instances_core::sockets;
 use instances_core::spec::{AbsPath, Instance};
 
 use crate::way::{Place, Way};
@@ -335,6 +336,45 @@ fn device_of_host(device: &Device) -> Result<(), Unusable> {
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     Device::number_may_be_used(major, minor)
         .map_err(|refusal| Unusable::Refused(refusal.reason, refusal.help))
+}
+
+/// Requires that no agent decides which socket of the host it gets. Returns where links on the way lead.
+pub fn sockets_of_instances(instances: &[Instance]) -> Result<Vec<String>, Error> {
+    let mut claims = claims_of(instances);
+    for instance in instances {
+        for path in &instance.read_write_paths {
+            let words = || format!("`sandbox.readWritePaths` of `{}`", instance.name);
+            claims.entry(end(Path::new(path.source.as_str()))).or_insert_with(words);
+        }
+    }
+    let mut links = Vec::new();
+    for instance in instances {
+        for socket in &instance.unix_sockets {
+            let source = Path::new(socket.source.as_str());
+            let refuse = |what: String, remedy: String| Error::Bound {
+                option: sockets::OPTION,
+                path: socket.source.to_string(),
+                instance: instance.name.to_string(),
+                what,
+                remedy,
+            };
+            if let Some((directory, claim)) = claimed(source, &claims) {
+                let what = format!("leads into {}, the {claim}", directory.display());
+                return Err(refuse(what, "list a place where no agent can write".to_owned()));
+            }
+            let judged = crate::sockets::judge(source);
+            judged.map_err(|(what, remedy)| refuse(format!("is refused: {what}"), remedy))?;
+            let real = end(source);
+            if real != source {
+                let (option, name) = (sockets::OPTION, &instance.name);
+                let gives = real.to_str().and_then(sockets::gives_away);
+                let gives = gives.map(|gives| format!(": {gives}")).unwrap_or_default();
+                let (source, real) = (&socket.source, real.display());
+                links.push(format!("{option} {source} of `{name}` leads to {real}{gives}"));
+            }
+        }
+    }
+    Ok(links)
 }
 
 /// The places where agents write, by where they are.

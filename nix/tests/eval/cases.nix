@@ -109,6 +109,7 @@ in
       allowNestedSandbox = true;
       devices = [ "-/dev/dri" ];
       nixStore = "full";
+      unixSockets = [ "/run/postgresql/.s.PGSQL.5432" ];
     };
     resources = {
       memoryMax = "8G";

@@ -206,6 +206,10 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
     value = [ "umask" ];
     other = [ "debug-calls" ];
   };
+  "sandbox.unixSockets" = {
+    value = [ "/run/postgresql/.s.PGSQL.5432" ];
+    other = [ "-/run/redis/redis.sock" ];
+  };
   "settings" = {
     value = {
       model = "a/b";

@@ -54,6 +54,7 @@ pub(crate) fn apply(args: &Apply) -> Outcome {
         trust::programs_of_instances(&desired.instances)?;
         trust::paths_of_instances(&desired.instances)?.into_iter().for_each(out::note);
         trust::devices_of_instances(&desired.instances)?;
+        trust::sockets_of_instances(&desired.instances)?.into_iter().for_each(out::note);
         desired.instances.iter().try_for_each(|instance| {
             trust::files_of(instance)?;
             trust::state_directory(instance)

@@ -9,11 +9,12 @@ use instances_sys::accounts::{self, Account};
 use instances_sys::net::{self, Changed, Up};
 use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
+use instances_sys::sockets as shown;
 use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, events, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{Files, NamedFile, NetChange, Prepare, Renew, Setup};
+use crate::args::{Files, NamedFile, NetChange, Prepare, Renew, Setup, Sockets};
 use crate::exit::Exit;
 use crate::out;
 
@@ -88,6 +89,15 @@ pub(crate) fn renew(args: Renew) -> Outcome {
     let directory = std::env::var_os("RUNTIME_DIRECTORY");
     let memory = Memory { directory: directory.as_ref().map(Path::new), server };
     Err(secrets::watch(secrets, &memory, restart, &|words| out::note(words)).into())
+}
+
+/// Shows the sockets of an instance while its server runs, or takes them away.
+pub(crate) fn sockets(args: &Sockets) -> Outcome {
+    if args.down {
+        shown::hide(&args.name)?;
+        return Ok(Exit::Done);
+    }
+    Err(shown::follow(&args.name, &args.sockets, &|words| out::note(words)).into())
 }
 
 pub(crate) fn net(change: NetChange) -> Outcome {

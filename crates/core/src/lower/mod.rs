@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use inside::{Inside, script, secret, shown, username};
 
-use crate::bound::{Access, BoundPath};
+use crate::bound::{Access, BoundPath, is_below};
 use crate::cross::{Placed, Places, judge};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::layout::STATE_ROOT;
@@ -21,6 +21,7 @@ use crate::overrides;
 use crate::protected::protected;
 use crate::raw::{Directives, Located, RawInstance, RawSpec, decode, nearest};
 use crate::resources::Resources;
+use crate::sockets;
 use crate::spec::{
     AbsPath, AccountName, Argument, Fleet, Instance, InstanceName, LogLevel, Spec, UnitOverrides,
 };
@@ -200,6 +201,7 @@ impl Judge<'_> {
             allow_nested_sandbox: self.allow_nested_sandbox(raw),
             devices: self.devices(raw),
             nix_store: self.nix_store(raw),
+            unix_sockets: self.unix_sockets(raw.unix_sockets.as_ref()),
             resources: self.resources("", raw, &Resources::of_instance()),
             disk_quota: self.disk_quota(raw),
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
@@ -263,6 +265,26 @@ impl Judge<'_> {
             bound.push(path);
         }
         bound
+    }
+
+    fn unix_sockets(&mut self, typed: Option<&Located<Vec<Located<String>>>>) -> Vec<BoundPath> {
+        let mut listed: Vec<BoundPath> = Vec::new();
+        for item in typed.map_or(&[][..], |list| &list.value) {
+            let what = format!("`{}` {:?}", sockets::OPTION, item.value);
+            let read = sockets::read(&item.value).and_then(|socket| apart(socket, &listed));
+            let Some(socket) = self.take(&item.at, &what, read) else { continue };
+            if let Some(gives) = sockets::gives_away(socket.source.as_str()) {
+                self.diagnostics.push(Diagnostic::new(
+                    Code::SocketOfHost,
+                    &item.at,
+                    format!("`{}` gives away much of the host", socket.source),
+                    gives,
+                    "remove it unless the agent may do as much as that",
+                ));
+            }
+            listed.push(socket);
+        }
+        listed
     }
 
     fn script(&mut self, option: &str, typed: Option<&Located<String>>) -> Option<String> {
@@ -338,6 +360,29 @@ fn package(path: AbsPath) -> Result<AbsPath, Refusal> {
         reason: "this would bind a large part of the host into the sandbox".to_owned(),
         help: "name the opencode binary itself, or the directory made for it alone".to_owned(),
     })
+}
+
+/// A socket whose place is that of no other one, and whose directory lies in that of no other one.
+fn apart(socket: BoundPath, others: &[BoundPath]) -> Result<BoundPath, Refusal> {
+    let directory = sockets::directory(&socket);
+    let refuse = |reason: String| {
+        let (source, name) = (&socket.source, sockets::name(&socket));
+        Err(Refusal {
+            code: Code::CoveredPlace,
+            reason,
+            help: format!("show it elsewhere, as in `{source}:/run/other/{name}`"),
+        })
+    };
+    for other in others {
+        let theirs = sockets::directory(other);
+        if other.target == socket.target {
+            return refuse(format!("`{}` is shown there already", other.source));
+        }
+        if directory != theirs && (is_below(directory, theirs) || is_below(theirs, directory)) {
+            return refuse(format!("{theirs} holds nothing but sockets, and lies in its way"));
+        }
+    }
+    Ok(socket)
 }
 
 /// An entry of `path` is bound like a package, and `PATH` separates its entries with colons.
@@ -673,6 +718,25 @@ mod tests {
             ),
             ("sandbox.readOnlyPaths = [\"/home\"]", "W0415"),
             ("sandbox.readOnlyPaths = [\"/run/postgresql\"]", "E0211"),
+            ("sandbox.unixSockets = [\"/run/x\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/systemd/private:/run/x/s\"]", "E0211"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/run/a/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/var/run/a/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/a/b/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/x/s:/srv/a/run/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/x/s:/srv/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/srv/a/s:/run/x/s\"]", "E0323"),
+            (
+                "sandbox.readWritePaths = [\"/data\"]\nsandbox.unixSockets = [\"/data/s:/run/x/s\"]",
+                "E0323",
+            ),
+            (
+                "sandbox.readOnlyPaths = [\"/data\"]\nsandbox.unixSockets = [\"/run/x/s:/data/x/s\"]",
+                "E0237",
+            ),
+            ("package = \"/opt/x\"\nsandbox.unixSockets = [\"/run/x/s:/opt/x/y/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/docker.sock:/run/docker/docker.sock\"]", "W0417"),
+            ("sandbox.unixSockets = [\"/nix/var/nix/daemon-socket/socket\"]", "W0417"),
             ("resources.memoryMax = 4096", "E0103"),
             ("resources.memoryMax = \"4\"", "E0236"),
             ("resources.memoryMax = \"1G\"\nresources.memoryHigh = \"1G\"", "E0236"),

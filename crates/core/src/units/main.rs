@@ -9,7 +9,7 @@ use crate::unit::escape::{Command, Word};
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{
-    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, switch, weaker,
+    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, sockets, switch, weaker,
 };
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
@@ -31,6 +31,7 @@ fn unit_section(instance: &Instance) -> Section {
             Value::words([names.dns_socket(), names.events()]),
             "names resolve and refusals are recorded from the start; it goes on without either",
         )
+        .extend(sockets::kept(instance))
         .set("PartOf", Value::word(TARGET))
         .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
@@ -127,6 +128,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         )
         .extend(sandbox::bound(instance))
         .extend(sandbox::devices(instance))
+        .extend(sockets::shown(instance))
         .extend(switch::server(instance, facts));
     weaker::apply(section, instance)
 }

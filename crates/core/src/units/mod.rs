@@ -11,6 +11,7 @@
 //! | `opencode-events@NAME.service` | its own user | what was refused, into the journal |
 //! | `opencode-hostport@NAME-PORT.socket`, `.service` | its own user | proxy from the namespace to a port of the host's loopback |
 //! | `opencode-hostports@NAME.target` | | the sockets of those |
+//! | `opencode-sockets@NAME.service` | root, confined | shows listed Unix sockets of the host |
 //! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
@@ -29,6 +30,7 @@ mod proxy;
 pub(crate) mod sandbox;
 mod secrets;
 mod setup;
+mod sockets;
 mod switch;
 mod weaker;
 
@@ -136,6 +138,11 @@ impl Names<'_> {
         format!("opencode-secrets@{}.service", self.0)
     }
 
+    /// `opencode-sockets@NAME.service`, with `sandbox.unixSockets`.
+    pub fn sockets(self) -> String {
+        format!("opencode-sockets@{}.service", self.0)
+    }
+
     /// `opencode-judge@NAME.service`, with files of the operator's.
     pub fn judge(self) -> String {
         format!("opencode-judge@{}.service", self.0)
@@ -212,11 +219,12 @@ pub fn of_instance(
 ) -> Vec<Unit> {
     let overrides = &instance.unit_overrides;
     let socket = listen::socket(instance, facts);
-    let mut units = Vec::with_capacity(11);
+    let mut units = Vec::with_capacity(12);
     units.extend(switch::endpoint(instance, facts, &socket));
     units.extend(switch::identity(instance, facts));
     units.extend(judge::unit(instance, facts));
     units.extend(secrets::unit(instance, facts));
+    units.extend(sockets::unit(instance, facts));
     units.extend([
         overrides.main.apply(main::unit(instance, facts)),
         overrides.setup.apply(setup::unit(instance, facts)),

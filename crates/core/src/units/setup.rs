@@ -7,7 +7,7 @@ use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, environment, judge, weaker};
+use crate::units::{Names, SLICE, description, environment, judge, sockets, weaker};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -21,6 +21,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Requires", Value::words([names.net()]))
         .set("After", Value::words([names.net()]))
         .extend(judge.into_iter().flatten())
+        .extend(sockets::awaited(instance))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
         .set_why(
             "StartLimitIntervalSec",

@@ -140,7 +140,7 @@ pub(crate) fn identity(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set_why(
             "X-Restart-Triggers",
             Value::words([digest(instance.identity().as_bytes())]),
-            "user, groups, directories, authentication, the Nix daemon: never put off",
+            "user, groups, directories, authentication, the Nix daemon, sockets: never put off",
         );
     let service = anchor().extend(Some(restarts()));
     Some(Unit { name: names.identity(), sections: vec![unit, service] })

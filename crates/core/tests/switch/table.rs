@@ -550,6 +550,19 @@ pub(crate) const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        // A connection would outlive the sight of its socket.
+        name: "another socket, of a server that stays",
+        before: |fleet| {
+            stays(fleet);
+            fleet.set("blue", "sandbox.unixSockets", json!(["/run/a/s"]));
+        },
+        change: |fleet| fleet.set("blue", "sandbox.unixSockets", json!(["/run/a/t"])),
+        decides: "restart identity@blue sockets@blue",
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -sockets@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +sockets@blue +setup@blue +blue",
+        agent: Some(Became::Again),
+        ..NOTHING
+    },
+    Row {
         name: "restartOnSwitch off",
         change: stays,
         decides: "skip blue; reload net@blue",

@@ -15,6 +15,7 @@ mod environment;
 mod paths;
 mod secrets;
 mod setup;
+mod sockets;
 #[path = "../lifecycle/stand_in.rs"]
 mod stand_in;
 #[path = "../lifecycle/view.rs"]

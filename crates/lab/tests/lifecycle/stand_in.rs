@@ -30,6 +30,11 @@ while True:
 /// Boots a machine that has the engine, the stand-in, the specification and the projects.
 pub(crate) fn boot(name: &str, spec: &str, projects: &[&str]) -> Machine {
     let machine = fleet::boot(name, spec, projects).unwrap();
-    machine.put(SERVER, STAND_IN, 0o755).unwrap();
+    put(&machine);
     machine
+}
+
+/// Puts the stand-in where [`DEFAULTS`] names it.
+pub(crate) fn put(machine: &Machine) {
+    machine.put(SERVER, STAND_IN, 0o755).unwrap();
 }
