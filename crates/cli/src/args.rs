@@ -453,9 +453,9 @@ pub(crate) struct Sockets {
         allow_hyphen_values = true,
         value_parser = socket
     )]
-    pub(crate) sockets: Vec<BoundPath>,
+    pub(crate) listed: Vec<BoundPath>,
     /// Take all of them away, and end
-    #[arg(long, conflicts_with = "sockets")]
+    #[arg(long, conflicts_with = "listed")]
     pub(crate) down: bool,
 }
 

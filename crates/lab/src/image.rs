@@ -54,7 +54,7 @@ const PACKAGES: &[&str] = &[
 /// What only the newer root contains: sandboxes and servers that instances are tried with.
 const TRIXIE: &[&str] = &["bubblewrap", "postgresql"];
 
-/// Before the newer root's packages are there: `PostgreSQL` makes no cluster of its own.
+/// Before the newer root's packages are there: no cluster of databases is made.
 const NO_CLUSTER: &str = r#"mkdir -p "$1/etc/postgresql-common"
 echo 'create_main_cluster = false' >"$1/etc/postgresql-common/createcluster.conf"
 "#;

@@ -97,7 +97,7 @@ pub(crate) fn sockets(args: &Sockets) -> Outcome {
         shown::hide(&args.name)?;
         return Ok(Exit::Done);
     }
-    Err(shown::follow(&args.name, &args.sockets, &|words| out::note(words)).into())
+    Err(shown::follow(&args.name, &args.listed, &|words| out::note(words)).into())
 }
 
 pub(crate) fn net(change: NetChange) -> Outcome {

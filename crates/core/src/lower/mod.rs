@@ -668,6 +668,35 @@ mod tests {
     }
 
     #[test]
+    fn refused_and_remarked_sockets() {
+        let cases: &[(&str, &str)] = &[
+            ("sandbox.unixSockets = [\"/run/x\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/systemd/private:/run/x/s\"]", "E0211"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/run/a/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/var/run/a/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/a/b/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/x/s:/srv/a/run/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/x/s:/srv/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/srv/a/s:/run/x/s\"]", "E0323"),
+            (
+                "sandbox.readWritePaths = [\"/data\"]\nsandbox.unixSockets = [\"/data/s:/run/x/s\"]",
+                "E0323",
+            ),
+            (
+                "sandbox.readOnlyPaths = [\"/data\"]\nsandbox.unixSockets = [\"/run/x/s:/data/x/s\"]",
+                "E0237",
+            ),
+            ("package = \"/opt/x\"\nsandbox.unixSockets = [\"/run/x/s:/opt/x/y/s\"]", "E0237"),
+            ("sandbox.unixSockets = [\"/run/docker.sock:/run/docker/docker.sock\"]", "W0417"),
+            ("sandbox.unixSockets = [\"/nix/var/nix/daemon-socket/socket\"]", "W0417"),
+        ];
+        for (options, code) in cases {
+            let text = format!("[instances.a]\ndirectory = \"/srv/a\"\n{options}\n");
+            assert_eq!(codes(&text), [*code], "{options}");
+        }
+    }
+
+    #[test]
     fn refusals_by_table() {
         let cases: &[(&str, &str)] = &[
             ("logLevel = \"info\"", "E0209"),
@@ -718,25 +747,6 @@ mod tests {
             ),
             ("sandbox.readOnlyPaths = [\"/home\"]", "W0415"),
             ("sandbox.readOnlyPaths = [\"/run/postgresql\"]", "E0211"),
-            ("sandbox.unixSockets = [\"/run/x\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/systemd/private:/run/x/s\"]", "E0211"),
-            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/run/a/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/b/s:/var/run/a/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/a/s\", \"/run/a/b/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/x/s:/srv/a/run/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/x/s:/srv/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/srv/a/s:/run/x/s\"]", "E0323"),
-            (
-                "sandbox.readWritePaths = [\"/data\"]\nsandbox.unixSockets = [\"/data/s:/run/x/s\"]",
-                "E0323",
-            ),
-            (
-                "sandbox.readOnlyPaths = [\"/data\"]\nsandbox.unixSockets = [\"/run/x/s:/data/x/s\"]",
-                "E0237",
-            ),
-            ("package = \"/opt/x\"\nsandbox.unixSockets = [\"/run/x/s:/opt/x/y/s\"]", "E0237"),
-            ("sandbox.unixSockets = [\"/run/docker.sock:/run/docker/docker.sock\"]", "W0417"),
-            ("sandbox.unixSockets = [\"/nix/var/nix/daemon-socket/socket\"]", "W0417"),
             ("resources.memoryMax = 4096", "E0103"),
             ("resources.memoryMax = \"4\"", "E0236"),
             ("resources.memoryMax = \"1G\"\nresources.memoryHigh = \"1G\"", "E0236"),

@@ -121,7 +121,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             Value::word("@system-service mount umount2"),
             "each socket is a mount, and every other call of that kind is refused",
         )
-        .set("SystemCallFilter", Value::word("~@resources @chown @setuid @keyring"))
+        .set("SystemCallFilter", Value::word("~@privileged @resources @keyring"))
         .set("SystemCallErrorNumber", Value::word("EPERM"))
         .set("MemoryDenyWriteExecute", Value::Yes)
         .set("LockPersonality", Value::Yes)
@@ -135,7 +135,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("MemoryMax", Value::word("32M"))
         .set("TasksMax", Value::Number(8))
         .set("LimitCORE", Value::Number(0))
-        .set("UMask", Value::word("0022"))
+        .set("UMask", Value::word("0077"))
         .extend(switch::helper(facts));
     Some(Unit { name: names.sockets(), sections: vec![unit, service] })
 }

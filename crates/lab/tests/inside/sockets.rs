@@ -161,13 +161,13 @@ fn live_and_follow(machine: &Machine) {
     assert_eq!(mounts(machine), before);
 
     // What is no longer listed goes at once, with every connection.
-    let stays = "restartOnSwitch = false\n";
-    apply(machine, &spec(&format!("{stays}{BOTH}")));
+    let put_off = "restartOnSwitch = false\n";
+    apply(machine, &spec(&format!("{put_off}{BOTH}")));
     crate::view::wait_for(machine, "opencode-website.service", "active");
     let server = pid(machine, "website");
     apply(
         machine,
-        &spec(&format!("{stays}sandbox.unixSockets = [\"-/run/late/sock:/run/other/name\"]")),
+        &spec(&format!("{put_off}sandbox.unixSockets = [\"-/run/late/sock:/run/other/name\"]")),
     );
     crate::view::wait_for(machine, "opencode-website.service", "active");
     assert_ne!(pid(machine, "website"), server, "a server outlived a socket");

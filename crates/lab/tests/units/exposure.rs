@@ -20,7 +20,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-net@web.service", 39),
     ("opencode-dns@web.service", 10),
     ("opencode-events@web.service", 7),
-    ("opencode-sockets@web.service", 35),
+    ("opencode-sockets@web.service", 36),
     ("opencode-host@addresses.service", 17),
     ("opencode-judge@files.service", 8),
     ("opencode-secrets@files.service", 8),

@@ -167,7 +167,7 @@ fn look(place: &Place, target: &Path, socket: &BoundPath, accounts: &Accounts) -
     };
     let state = match find::socket(source, accounts) {
         Ok(Found::Socket { fd, id }) => {
-            if place.shows(target) == Some(id) {
+            if mounts::shows(target) == Some(id) {
                 return State::Shown;
             }
             return match place.show(fd.as_fd(), target) {
@@ -193,7 +193,7 @@ fn look(place: &Place, target: &Path, socket: &BoundPath, accounts: &Accounts) -
         }
         Err(refusal) => refused(refusal.what, &refusal.remedy),
     };
-    match place.take_away(target) {
+    match mounts::take_away(target) {
         Ok(()) => state,
         Err(error) => refused(chain(&error), "it is tried again"),
     }

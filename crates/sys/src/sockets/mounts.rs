@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -42,12 +42,15 @@ impl Place {
         self.clear()?;
         let directories = targets.filter_map(|target| target.parent().map(Path::to_owned));
         for directory in std::iter::once(self.base.clone()).chain(directories) {
-            match fs::DirBuilder::new().mode(0o755).create(&directory) {
+            match fs::create_dir(&directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(failed("make", &directory)(error));
                 }
                 _ => {}
             }
+            // Whatever the mask of the caller: the sandbox's user looks in here.
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))
+                .map_err(failed("open", &directory))?;
         }
         Ok(())
     }
@@ -59,46 +62,45 @@ impl Place {
             let directory = fs::symlink_metadata(&entry).is_ok_and(|found| found.is_dir());
             let below = if directory { entries(&entry)? } else { vec![entry] };
             for target in below {
-                let taken = self.take_away(&target);
+                let taken = take_away(&target);
                 first = first.or(taken.err());
             }
         }
         first.map_or(Ok(()), Err)
     }
 
-    /// The number of the file system and of the socket that is shown.
-    pub(super) fn shows(&self, target: &Path) -> Option<(u64, u64)> {
-        fs::symlink_metadata(target).ok().map(|found| (found.dev(), found.ino()))
-    }
-
     /// Shows the socket behind a descriptor in the place of what was there.
     pub(super) fn show(&self, socket: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
-        self.take_away(target)?;
+        take_away(target)?;
         let stage = self.base.join(STAGE);
-        self.take_away(&stage)?;
+        take_away(&stage)?;
         let shown = stage_and_show(socket, &stage, target);
-        let gone = self.take_away(&stage);
+        let gone = take_away(&stage);
         shown.and(gone)
     }
+}
 
-    /// Takes away what is shown, if something is, and its mount point.
-    #[expect(clippy::unused_self, reason = "only what is below a place of ours is unmounted")]
-    pub(super) fn take_away(&self, target: &Path) -> Result<(), Error> {
-        for _ in 0..MAX_STACKED {
-            // An agent may hold it open.
-            match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
-                // Nothing is mounted there, or nothing is there.
-                Err(Errno::INVAL | Errno::NOENT) => break,
-                Err(error) => return Err(failed("unmount", target)(error.into())),
-            }
+/// The number of the file system and of the socket that is shown.
+pub(super) fn shows(target: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(target).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Takes away what is shown, if something is, and its mount point. The place must be one of ours.
+pub(super) fn take_away(target: &Path) -> Result<(), Error> {
+    for _ in 0..MAX_STACKED {
+        // An agent may hold it open.
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Nothing is mounted there, or nothing is there.
+            Err(Errno::INVAL | Errno::NOENT) => break,
+            Err(error) => return Err(failed("unmount", target)(error.into())),
         }
-        match fs::remove_file(target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", target)(error))
-            }
-            _ => Ok(()),
+    }
+    match fs::remove_file(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", target)(error))
         }
+        _ => Ok(()),
     }
 }
 
