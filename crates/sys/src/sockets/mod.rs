@@ -91,7 +91,7 @@ fn show(
     let mut said: Vec<Option<String>> = vec![None; listed.len()];
     loop {
         // Watched before they are looked at, so that no change is missed between.
-        let mut watch = Watch::on(listed.iter().map(|socket| Path::new(socket.source.as_str())));
+        let watch = Watch::on(listed.iter().map(|socket| Path::new(socket.source.as_str())));
         let accounts = Accounts::of_instances(Path::new(RUNTIME_DIR));
         let mut needed = Vec::new();
         let mut troubles = Vec::new();
