@@ -1,12 +1,12 @@
 //! Places of the host that the operator shows in a sandbox, and which may be neither shown nor covered.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
 use crate::text::{AbsPath, Refusal};
 
 /// A place of the host, and where the sandbox shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundPath {
     /// On the host.
     pub source: AbsPath,

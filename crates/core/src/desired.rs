@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::declared::Declared;
 use crate::config;
 use crate::facts::HostFacts;
 use crate::host_files;
@@ -123,6 +124,8 @@ struct Record<'a> {
     auth_password_file: &'a Option<AbsPath>,
     environment_file: &'a [AbsPath],
     credentials: &'a [Credential],
+    #[serde(skip_serializing_if = "Declared::is_usual")]
+    sandbox: Declared,
 }
 
 impl<'a> Record<'a> {
@@ -144,6 +147,7 @@ impl<'a> Record<'a> {
             auth_password_file: &instance.auth_password_file,
             environment_file: &instance.environment_file,
             credentials: &instance.credentials,
+            sandbox: Declared::of(instance),
         }
     }
 }

@@ -195,6 +195,11 @@ const OF_UNIT: &[&str] = &[
 const OF_UNIT_PREFIXES: &[&str] = &["Assert", "Condition", "JobTimeout", "StartLimit", "X-"];
 
 impl Overrides {
+    /// The directives, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Puts the operator's lines in the place of the unit's.
     #[must_use]
     pub(crate) fn apply(&self, mut unit: Unit) -> Unit {

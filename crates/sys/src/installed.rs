@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use instances_core::audit::declared::Declared;
 use instances_core::desired::{Content, Effect};
 use instances_core::layout::{CONFIG_DIR, DEFAULT_USERNAME};
 use instances_core::network::Network;
@@ -111,6 +112,9 @@ pub struct Record {
     /// The generation of the main unit, which the running server was told as well.
     #[serde(default)]
     pub generation: String,
+    /// What was given up of the sandbox, or added to it.
+    #[serde(default)]
+    pub sandbox: Declared,
 }
 
 /// A secret of an installed instance.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::declared::Declared;
 use super::report::{Row, Verdict};
 use super::unit::{Loaded, same};
 use super::{NEWER, Newer};
@@ -47,26 +48,15 @@ pub struct Kernel {
     pub user: Option<u32>,
 }
 
-/// What the operator gave up.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GivenUp {
-    /// Of `sandbox.relax`.
-    pub relaxed: BTreeSet<String>,
-    /// `sandbox.allowNestedSandbox`.
-    pub nested: bool,
-    /// The directives of `unitOverrides.main`.
-    pub overridden: BTreeSet<String>,
-}
-
 /// Judges every control of the server's unit.
 pub fn judge(
     unit: &Loaded,
     kernel: &Kernel,
-    given_up: &GivenUp,
+    declared: &Declared,
     systemd: u32,
     restart: &str,
 ) -> Vec<Row> {
-    let judge = |control| of_control(control, unit, kernel, given_up, systemd, restart);
+    let judge = |control| of_control(control, unit, kernel, declared, systemd, restart);
     all().iter().map(judge).collect()
 }
 
@@ -74,19 +64,19 @@ fn of_control(
     control: &Control,
     unit: &Loaded,
     kernel: &Kernel,
-    given_up: &GivenUp,
+    declared: &Declared,
     systemd: u32,
     restart: &str,
 ) -> Row {
     let names: BTreeSet<&str> = control.directives.iter().map(|one| one.name).collect();
     let mut row = Row::new(control.name, said(unit, &names), has(unit, &names));
-    if given_up.relaxed.contains(control.name) {
+    if declared.relax.contains(control.name) {
         row.note(Verdict::Relaxed, "given up by `sandbox.relax`");
     }
-    for name in names.iter().filter(|name| given_up.overridden.contains(**name)) {
+    for name in names.iter().filter(|name| declared.overridden.contains(**name)) {
         row.note(Verdict::Relaxed, format!("`unitOverrides.main.{name}` says it"));
     }
-    if given_up.nested && nested(control) {
+    if declared.allow_nested_sandbox && nested(control) {
         row.note(Verdict::Relaxed, "given up in part by `sandbox.allowNestedSandbox`");
     }
     for newer in NEWER.iter().filter(|newer| newer.control == control.name && systemd < newer.since)
@@ -99,9 +89,9 @@ fn of_control(
         row.expected.extend(attempts.iter().map(|id| (*id).to_owned()));
     }
     for name in &names {
-        compare(&mut row, control, name, unit, given_up, systemd, restart);
+        compare(&mut row, control, name, unit, declared, systemd, restart);
     }
-    for wrong in in_kernel(control.name, kernel, given_up, systemd) {
+    for wrong in in_kernel(control.name, kernel, declared, systemd) {
         row.find(wrong, format!("{restart}; if it stays so, this host ignores the directive"));
     }
     row
@@ -109,8 +99,16 @@ fn of_control(
 
 /// Whether nesting sandboxes takes something from the control.
 fn nested(control: &Control) -> bool {
-    let _ = control;
-    false
+    use crate::controls::Weaker;
+    crate::controls::NESTED.iter().any(|weaker| {
+        let names = |name: &str| control.directives.iter().any(|one| one.name == name);
+        match weaker {
+            Weaker::Value(name, _) | Weaker::Without(name, _) => names(name),
+            // What is taken away by name stays away.
+            Weaker::Calls(_) => matches!(control.name, "system-calls" | "privileged-calls"),
+            Weaker::Family(_) => names("RestrictAddressFamilies"),
+        }
+    })
 }
 
 /// The directives of a control as the unit's file has them, on one line.
@@ -148,13 +146,14 @@ fn compare(
     control: &Control,
     name: &str,
     unit: &Loaded,
-    given_up: &GivenUp,
+    declared: &Declared,
     systemd: u32,
     restart: &str,
 ) {
     let values = unit.values(name);
-    let overridden = given_up.overridden.contains(name);
-    let relaxed = given_up.relaxed.contains(control.name) || given_up.nested && nested(control);
+    let overridden = declared.overridden.contains(name);
+    let relaxed =
+        declared.relax.contains(control.name) || declared.allow_nested_sandbox && nested(control);
     // What was rendered, against the file: somebody edited it.
     let standard =
         control.directives.iter().filter(|one| one.name == name).filter_map(|one| one.value);
@@ -201,13 +200,13 @@ fn compare(
 }
 
 /// What the kernel has otherwise, for the controls that it shows.
-fn in_kernel(control: &str, kernel: &Kernel, given_up: &GivenUp, systemd: u32) -> Vec<String> {
+fn in_kernel(control: &str, kernel: &Kernel, declared: &Declared, systemd: u32) -> Vec<String> {
     let mut wrong = Vec::new();
     let Some(first) = kernel.processes.first() else { return wrong };
-    let overridden = |name: &str| given_up.overridden.contains(name);
+    let overridden = |name: &str| declared.overridden.contains(name);
     // Who is in a user namespace of the agent's own is confined by the outer one.
     let outer = |process: &&Process| {
-        process.namespace("user") == first.namespace("user") || !given_up.nested
+        process.namespace("user") == first.namespace("user") || !declared.allow_nested_sandbox
     };
     let processes: Vec<&Process> = kernel.processes.iter().filter(outer).collect();
     let mut each = |is_wrong: &dyn Fn(&Process) -> Option<String>| {
@@ -249,7 +248,7 @@ fn in_kernel(control: &str, kernel: &Kernel, given_up: &GivenUp, systemd: u32) -
         "no-new-privileges" => each(&not("NoNewPrivs", "1")),
         "network" => each(&|process| {
             let found = process.namespace("net");
-            if given_up.nested
+            if declared.allow_nested_sandbox
                 && found != kernel.host.get("net").map(String::as_str).unwrap_or_default()
             {
                 return None;
@@ -260,14 +259,14 @@ fn in_kernel(control: &str, kernel: &Kernel, given_up: &GivenUp, systemd: u32) -
         "file-system" => each(&shares("mnt")),
         "ipc" => each(&shares("ipc")),
         "process-visibility" if systemd >= 257 && !overridden("PrivatePIDs") => {
-            each(&shares("pid"))
+            each(&shares("pid"));
         }
-        "hostname" if !relaxed(given_up, "hostname") => each(&shares("uts")),
-        "control-groups" if systemd >= 257 && !relaxed(given_up, "control-groups") => {
+        "hostname" if !relaxed(declared, "hostname") => each(&shares("uts")),
+        "control-groups" if systemd >= 257 && !relaxed(declared, "control-groups") => {
             each(&shares("cgroup"));
         }
         "system-calls" if !overridden("SystemCallFilter") => each(&not("Seccomp", "2")),
-        "umask" if !relaxed(given_up, "umask") => {
+        "umask" if !relaxed(declared, "umask") => {
             // The agent's own programs may set theirs.
             wrong.extend(not("Umask", "0077")(first));
         }
@@ -276,12 +275,12 @@ fn in_kernel(control: &str, kernel: &Kernel, given_up: &GivenUp, systemd: u32) -
     wrong
 }
 
-fn relaxed(given_up: &GivenUp, control: &str) -> bool {
+fn relaxed(declared: &Declared, control: &str) -> bool {
     let directives = crate::controls::find(control).map(|control| control.directives);
     let mut directives = directives.into_iter().flatten();
-    given_up.relaxed.contains(control)
-        || given_up.nested && crate::controls::find(control).is_some_and(nested)
-        || directives.any(|one| given_up.overridden.contains(one.name))
+    declared.relax.contains(control)
+        || declared.allow_nested_sandbox && crate::controls::find(control).is_some_and(nested)
+        || directives.any(|one| declared.overridden.contains(one.name))
 }
 
 #[cfg(test)]
@@ -333,7 +332,7 @@ mod tests {
     }
 
     fn findings(unit: &Loaded, kernel: &Kernel, systemd: u32) -> Vec<(String, String)> {
-        let rows = judge(unit, kernel, &GivenUp::default(), systemd, "restart");
+        let rows = judge(unit, kernel, &Declared::default(), systemd, "restart");
         let each = rows.into_iter().flat_map(|row| {
             row.findings.into_iter().map(move |finding| (row.control.clone(), finding.what))
         });
@@ -349,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_an_older_systemd_cannot_give_is_what_is_left_out() {
-        let rows = judge(&loaded(252), &kernel(), &GivenUp::default(), 252, "restart");
+        let rows = judge(&loaded(252), &kernel(), &Declared::default(), 252, "restart");
         let partial: BTreeSet<String> = rows
             .into_iter()
             .filter(|row| row.verdict == Verdict::Partial)

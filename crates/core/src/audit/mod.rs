@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod controls;
+pub mod declared;
 pub mod mounts;
 pub mod report;
 pub mod unit;
@@ -16,6 +17,10 @@ pub const HOST: &[(&str, &str)] = &[
     (
         "listener",
         "the declared port is the one way in, and no process of the instance holds a socket of the host's",
+    ),
+    (
+        "sockets",
+        "of the host's Unix sockets the listed ones are there, each that of its running service",
     ),
     ("state", "the instance's HOME is its user's alone"),
     ("secrets", "passwords and credentials are root's, and reach the server through systemd alone"),

@@ -73,13 +73,18 @@ pub fn same(directive: &str, values: &[&str], property: &str) -> bool {
         // An allow-list that has none of what is taken away by name.
         "SystemCallFilter" => {
             let allowed: Vec<&str> = property.split_whitespace().collect();
-            let taken = values.iter().filter_map(|value| value.strip_prefix('~'));
-            let mut named =
-                taken.flat_map(str::split_whitespace).filter(|word| !word.starts_with('@'));
+            let words = |lines: Vec<&str>| -> Vec<String> {
+                lines.iter().flat_map(|line| line.split_whitespace()).map(str::to_owned).collect()
+            };
+            let taken = words(values.iter().filter_map(|value| value.strip_prefix('~')).collect());
+            let given =
+                words(values.iter().filter(|value| !value.starts_with('~')).copied().collect());
+            let mut gone =
+                taken.iter().filter(|word| !word.starts_with('@') && !given.contains(word));
             !property.is_empty()
                 && !property.starts_with('~')
-                && named.all(|word| !allowed.contains(&word))
-                && !allowed.contains(&"mount")
+                && gone.all(|word| !allowed.contains(&word.as_str()))
+                && (!allowed.contains(&"mount") || given.iter().any(|word| word == "@mount"))
         }
         // Without the name of the descriptor.
         "OpenFile" => property.split(':').next() == last.split(':').next(),
@@ -88,7 +93,16 @@ pub fn same(directive: &str, values: &[&str], property: &str) -> bool {
             property == last || property == "yes" && matches!(last, "strict" | "self" | "connected")
         }
         "LoadCredential" | "Environment" => true,
-        _ => property == last,
+        _ => plain(property) == plain(last),
+    }
+}
+
+/// systemd says `yes` and `no`; an operator may have written another word for it.
+fn plain(word: &str) -> &str {
+    match word {
+        "1" | "on" | "true" => "yes",
+        "0" | "off" | "false" => "no",
+        other => other,
     }
 }
 
@@ -160,6 +174,7 @@ mod tests {
         for (directive, values, property, expected) in [
             ("ProtectClock", &["yes"][..], "yes", true),
             ("ProtectClock", &["yes"], "no", false),
+            ("ProtectClock", &["true"], "yes", true),
             ("CapabilityBoundingSet", &[""], "", true),
             ("CapabilityBoundingSet", &[""], "cap_chown", false),
             ("RestrictAddressFamilies", &["AF_UNIX AF_INET"], "AF_INET AF_UNIX", true),

@@ -41,7 +41,7 @@ const DIRECTORIES: &[(&str, &str)] =
 #[derive(Debug)]
 pub struct Bait {
     laid: Laid,
-    _files: Vec<NamedTempFile>,
+    files: Vec<NamedTempFile>,
 }
 
 impl Bait {
@@ -52,7 +52,7 @@ impl Bait {
     ///
     /// When a place cannot be written to, or a listener not be made.
     pub fn lay() -> io::Result<Self> {
-        let mut bait = Self { laid: Laid::default(), _files: Vec::new() };
+        let mut bait = Self { laid: Laid::default(), files: Vec::new() };
         for (name, directory) in DIRECTORIES {
             let word = word()?;
             let mut file =
@@ -61,7 +61,7 @@ impl Bait {
             file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
             let place = file.path().display().to_string();
             bait.laid.canaries.insert((*name).to_owned(), Place { place, word });
-            bait._files.push(file);
+            bait.files.push(file);
         }
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let (place, word) = (listener.local_addr()?.to_string(), self::word()?);

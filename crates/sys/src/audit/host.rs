@@ -1,11 +1,11 @@
 //! The controls that no directive of the server's unit makes.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use instances_core::audit::controls::{GivenUp, Kernel};
+use instances_core::audit::controls::Kernel;
+use instances_core::audit::declared::Declared;
 use instances_core::audit::report::{Row, Verdict};
 use instances_core::audit::unit::{self, Loaded};
 use instances_core::facts::HostFacts;
@@ -69,7 +69,7 @@ pub(super) fn policy(
 }
 
 /// The one way in, and that there is no way out through a descriptor.
-pub(super) fn listener(record: &Record, socket: &Loaded, kernel: &Kernel) -> io::Result<Row> {
+pub(super) fn listener(record: &Record, socket: &Loaded, kernel: &Kernel) -> Row {
     let listen = socket.property("Listen").unwrap_or_default().to_owned();
     let mut row = Row::new("listener", record.listen.to_string(), listen.clone());
     let unit = &socket.name;
@@ -79,13 +79,54 @@ pub(super) fn listener(record: &Record, socket: &Loaded, kernel: &Kernel) -> io:
         let what = format!("{unit} listens at {listen} instead of {}", record.listen);
         row.find(what, format!("systemctl daemon-reload && systemctl restart {unit}"));
     }
-    for socket in observe::foreign_sockets(kernel)? {
+    for socket in observe::foreign_sockets(kernel) {
         row.find(
             format!("{socket} socket of the host's network in the instance"),
             format!("find what passed it on, then opencode-instances restart {}", record.name),
         );
     }
-    Ok(row)
+    row
+}
+
+/// The listed sockets of the host: whether each is what its service listens at now.
+pub(super) fn sockets(record: &Record, unit: Option<&Loaded>, pid: i32) -> Row {
+    let listed = &record.sandbox.unix_sockets;
+    let mut row = Row::new("sockets", format!("{} listed", listed.len()), String::new());
+    let helper = Names(&record.name).sockets();
+    let mend = format!("systemctl restart {helper}");
+    if !listed.is_empty() && unit.and_then(|unit| unit.property("ActiveState")) != Some("active") {
+        row.find(format!("{helper} does not run: nobody follows the listed sockets"), mend.clone());
+    }
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let mut there = 0;
+    for socket in listed {
+        let inside = format!("/proc/{pid}/root{}", socket.target);
+        let of_host = identity(Path::new(socket.source.as_str()));
+        let inside = identity(Path::new(&inside));
+        match of_host {
+            Some(of_host) if inside == Some(of_host) => there += 1,
+            Some(_) => {
+                let what = format!(
+                    "{} in the sandbox is not {} of the host now",
+                    socket.target, socket.source
+                );
+                row.find(what, mend.clone());
+            }
+            None if socket.optional => {}
+            None => row.find(
+                format!("{} is missing on the host", socket.source),
+                format!(
+                    "start its service, or write \"-{}\" in sandbox.unixSockets",
+                    socket.source
+                ),
+            ),
+        }
+    }
+    row.effective = format!("{there} there");
+    row
 }
 
 /// HOME, which is the user's alone.
@@ -133,13 +174,13 @@ pub(super) fn secrets(record: &Record) -> Row {
             );
             continue;
         };
-        let mode = metadata.mode() & 0o7777;
-        if metadata.uid() != 0 || mode & 0o077 != 0 {
-            row.effective = "others too".to_owned();
+        let bits = metadata.mode() & 0o7777;
+        if metadata.uid() != 0 || bits & 0o077 != 0 {
+            row.effective = String::from("others too");
             let word = crate::shell::word(place);
             row.find(
                 format!(
-                    "others than root can read {place} (owner {}, mode {mode:04o})",
+                    "others than root can read {place} (owner {}, mode {bits:04o})",
                     metadata.uid()
                 ),
                 format!(
@@ -151,7 +192,7 @@ pub(super) fn secrets(record: &Record) -> Row {
     }
     for (option, file) in record.secrets() {
         if let Err(error) = trust::secret(&option, file) {
-            row.effective = "others too".to_owned();
+            row.effective = String::from("others too");
             row.find(error.to_string(), "as it says");
         }
     }
@@ -202,11 +243,11 @@ fn agrees(systemd: &str, kernel: &str) -> bool {
 }
 
 /// That units are as they were rendered.
-pub(super) fn units(units: &[Loaded], given_up: &GivenUp) -> Row {
+pub(super) fn units(units: &[Loaded], declared: &Declared) -> Row {
     let count = format!("{} units", units.len());
     let mut row = Row::new("units", count.clone(), count);
     unit::judge(&mut row, units);
-    for directive in &given_up.overridden {
+    for directive in &declared.overridden {
         row.note(
             Verdict::Relaxed,
             format!("`unitOverrides.main.{directive}` is the operator's own"),

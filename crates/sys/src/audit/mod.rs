@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use instances_core::audit::catalogue::{self, Party, Scene};
-use instances_core::audit::controls::{self, GivenUp};
+use instances_core::audit::controls;
 use instances_core::audit::mounts;
 use instances_core::audit::report::{Report, Row};
 use instances_core::audit::unit::Loaded;
@@ -80,10 +80,13 @@ impl Audit<'_> {
         let root = Root::new("/".as_ref());
         let network = record.network(&root)?.ok_or_else(|| Error::NoNetwork(names.network()))?;
         let helpers = record.helpers(&root)?;
-        let units =
-            observe::units(&[&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat())?;
-        let named = |name: String| units.iter().find(|unit| unit.name == name);
-        let (Some(main), Some(socket)) = (named(names.main()), named(names.socket())) else {
+        let usual = [&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat();
+        let sometimes = [names.judge(), names.secrets(), names.sockets()];
+        let mut units = observe::units(&[&usual[..], &sometimes].concat())?;
+        let is_there = |unit: &Loaded| unit.property("LoadState") != Some("not-found");
+        units.retain(|unit| is_there(unit) || !sometimes.contains(&unit.name));
+        let found = |name: String| units.iter().find(|unit| unit.name == name);
+        let (Some(main), Some(socket)) = (found(names.main()), found(names.socket())) else {
             return Ok(None);
         };
         let pid = main.property("MainPID").and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0);
@@ -94,18 +97,16 @@ impl Audit<'_> {
         let group = observe::group(main.property("ControlGroup").unwrap_or_default());
         let kernel = observe::kernel(record.name.as_str(), pid, &group, user)?;
         let restart = format!("opencode-instances restart {}", record.name);
-        let given_up = given_up(record);
-        let mut rows = controls::judge(main, &kernel, &given_up, self.facts.systemd, &restart);
+        let mut rows =
+            controls::judge(main, &kernel, &record.sandbox, self.facts.systemd, &restart);
         rows.push(mounts(main, pid, &restart)?);
-        rows.push(host::policy(record, &network, self.facts, named(ADDRESSES.to_owned()))?);
-        rows.push(
-            host::listener(record, socket, &kernel)
-                .map_err(|error| Error::Read("/proc".into(), error))?,
-        );
+        rows.push(host::policy(record, &network, self.facts, found(ADDRESSES.to_owned()))?);
+        rows.push(host::listener(record, socket, &kernel));
+        rows.push(host::sockets(record, found(names.sockets()), pid));
         rows.push(host::state(record, user));
         rows.push(host::secrets(record));
         rows.push(host::limits(main, &group, record));
-        rows.push(host::units(&units, &given_up));
+        rows.push(host::units(&units, &record.sandbox));
         let mut report = Report { name: record.name.to_string(), rows };
         self.attempts(&mut report, main, pid, &group, network)?;
         Ok(Some(report))
@@ -127,7 +128,13 @@ impl Audit<'_> {
             state: record.state_dir.clone(),
             listen: record.listen,
         };
+        // A directory that shows sockets shows these alone.
+        let sockets = || record.sandbox.unix_sockets.iter().map(|socket| socket.target.as_str());
+        let of_sockets = |place: &String| {
+            sockets().any(|socket| Path::new(socket).parent() == Some(Path::new(place)))
+        };
         let shown = mounts::declared(main).into_iter().map(|(place, _)| place);
+        let shown = shown.filter(|place| !of_sockets(place)).chain(sockets().map(str::to_owned));
         let scene = Scene {
             own: party(record),
             others: self.all.iter().filter(|one| one.name != record.name).map(party).collect(),
@@ -140,7 +147,7 @@ impl Audit<'_> {
             like: Some(like),
             attempts: scene.attempts(&catalogue::all()?),
             laid: self.bait.laid().clone(),
-            devices: scene.shown,
+            devices: record.sandbox.devices.clone(),
         };
         let remedy = format!(
             "see the findings of this control; then opencode-instances restart {}",
@@ -163,8 +170,4 @@ fn mounts(main: &Loaded, pid: i32, restart: &str) -> Result<Row, Error> {
     let mut row = Row::new("mounts", said, String::new());
     mounts::judge(&mut row, main, &found, restart);
     Ok(row)
-}
-
-fn given_up(_record: &Record) -> GivenUp {
-    GivenUp::default()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use instances_core::audit::controls::{Kernel, Process, status};
@@ -103,7 +102,7 @@ fn space(path: &Path, kind: &str) -> Option<String> {
 }
 
 /// The sockets of the host's network that a process of the instance holds, as `process 12: tcp`.
-pub(super) fn foreign_sockets(kernel: &Kernel) -> io::Result<Vec<String>> {
+pub(super) fn foreign_sockets(kernel: &Kernel) -> Vec<String> {
     let mut of_host: BTreeMap<u64, &str> = BTreeMap::new();
     for kind in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
         let Ok(table) = fs::read_to_string(format!("/proc/self/net/{kind}")) else { continue };
@@ -120,5 +119,5 @@ pub(super) fn foreign_sockets(kernel: &Kernel) -> io::Result<Vec<String>> {
         let kinds = sockets.filter_map(|inode| of_host.get(&inode));
         found.extend(kinds.map(|kind| format!("process {}: {kind}", process.pid)));
     }
-    Ok(found)
+    found
 }

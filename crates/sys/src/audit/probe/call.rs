@@ -75,9 +75,9 @@ pub(super) fn by_words(words: &[Word]) -> Option<Answer> {
             Word::Text(_) => text.as_ptr() as c_long,
         };
     }
-    let [a, b, c, d, e, f] = arguments;
+    let [first, second, third, fourth, fifth, sixth] = arguments;
     // SAFETY: the only addresses are those of `texts`, which the kernel reads and which outlive the call.
-    Some(answer(unsafe { libc::syscall(number, a, b, c, d, e, f) }))
+    Some(answer(unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) }))
 }
 
 /// Makes a socket and closes it.
