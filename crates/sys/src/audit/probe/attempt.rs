@@ -56,8 +56,31 @@ pub(super) fn make(attempt: &Attempt, laid: &Laid, devices: &[String]) -> Outcom
     match made {
         Ok(Some(seen)) => Outcome::Succeeded(seen),
         Ok(None) => Outcome::Refused("nothing is there".to_owned()),
-        Err(error) => Outcome::Refused(words(&error)),
+        Err(error) => refused(&error),
     }
+}
+
+/// What an error says of a control: a refusal, or nothing where the agent itself can bring it about.
+fn refused(error: &io::Error) -> Outcome {
+    match error.raw_os_error() {
+        Some(
+            libc::EAGAIN
+            | libc::EDQUOT
+            | libc::EEXIST
+            | libc::EINTR
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::ENOSPC,
+        ) => Outcome::Untried(words(error)),
+        _ => Outcome::Refused(words(error)),
+    }
+}
+
+/// A text of somebody else's, for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 /// What was seen where the attempt succeeds.
@@ -81,7 +104,8 @@ fn read(path: &str) -> Seen {
 
 fn list(path: &str) -> Seen {
     let first = fs::read_dir(path)?.next().transpose()?;
-    Ok(first.map(|entry| format!("{} is in it", entry.file_name().display())))
+    let name = first.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(name.map(|name| format!("{} is in it", printable(&name))))
 }
 
 fn create(directory: &Path) -> Seen {
@@ -152,7 +176,7 @@ fn leave(address: &str, port: &str) -> Outcome {
             ErrorKind::TimedOut => {
                 Outcome::Succeeded("the packet left, and nobody refused it".to_owned())
             }
-            _ => Outcome::Refused(words(&error)),
+            _ => refused(&error),
         },
     }
 }
@@ -179,9 +203,9 @@ fn called(answer: call::Answer, reaches: bool) -> Outcome {
     match answer {
         Ok(_) => Outcome::Succeeded("the call succeeded".to_owned()),
         Err(error) => match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Outcome::Refused(words(&error)),
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => refused(&error),
             _ if reaches => Outcome::Succeeded(format!("the kernel answered: {}", words(&error))),
-            _ => Outcome::Refused(words(&error)),
+            _ => refused(&error),
         },
     }
 }
@@ -232,7 +256,7 @@ fn processes() -> Seen {
         let uid = status.get("Uid").and_then(|uids| uids.split_whitespace().next());
         if let Some(uid) = uid.filter(|uid| *uid != own) {
             let name = status.get("Name").map(String::as_str).unwrap_or_default();
-            return Ok(Some(format!("{name} of user {uid} is visible")));
+            return Ok(Some(format!("{} of user {uid} is visible", printable(name))));
         }
     }
     Ok(None)
@@ -254,7 +278,7 @@ fn foreign_device(directory: &Path, listed: &[String], depth: u32) -> Option<Str
         let usual = depth == 0 && DEVICES.iter().any(|device| name == *device);
         let declared = listed.iter().any(|device| path.starts_with(device));
         let foreign = (kind.is_char_device() || kind.is_block_device()) && !usual && !declared;
-        foreign.then(|| format!("{} is there", path.display()))
+        foreign.then(|| format!("{} is there", printable(&path.to_string_lossy())))
     })
 }
 

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use instances_core::audit::controls::status;
 use rustix::fs::Mode;
-use rustix::process::{Gid, Signal, Uid, set_parent_process_death_signal, umask};
+use rustix::process::{
+    DumpableBehavior, Gid, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal, umask,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
@@ -86,6 +88,8 @@ pub(super) fn become_like(like: &Like) -> Result<(), Error> {
         permitted: capabilities("CapPrm"),
         inheritable: capabilities("CapInh"),
     };
+    // It is anyway, where the host does not say otherwise of what changes its user.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close its memory"))?;
     set_capabilities(None, sets).map_err(failed("take its capabilities"))?;
     for one in capabilities("CapAmb").iter() {
         configure_capability_in_ambient_set(one, true).map_err(failed("take its capabilities"))?;

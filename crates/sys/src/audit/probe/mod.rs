@@ -9,8 +9,8 @@ mod call;
 mod enter;
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use instances_core::audit::catalogue::{Attempt, Outcome, Tried};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,9 @@ use call::Half;
 
 /// So long one attempt may take.
 const EACH: Duration = Duration::from_secs(10);
+
+/// So long all of them may take.
+const ALL: Duration = Duration::from_mins(3);
 
 /// What is to be tried, and as whom.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,26 +135,30 @@ fn inside(order: &Order, space: &str) -> Result<Vec<Tried>, Error> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(step("start the probe"))?;
+    let attempts = &order.attempts;
     let order = serde_json::to_vec(order).map_err(|error| Error::Words(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that ended early says why on its own.
         let _ = stdin.write_all(&order);
     }
-    let mut tried = Vec::new();
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
-        let line = line.map_err(step("read what the probe says"))?;
-        tried.push(serde_json::from_str(&line).map_err(|_| Error::Words(line.clone()))?);
+    // The agent has its user by then: it can end it and have it stand still.
+    let end = Instant::now() + ALL;
+    let (results, _) = child.stdout.take().map(|pipe| said(pipe, end)).unwrap_or_default();
+    let _ = child.kill();
+    let (complaint, _) = child.stderr.take().map(|pipe| said(pipe, end)).unwrap_or_default();
+    child.wait().map_err(step("wait for the probe"))?;
+    let results = String::from_utf8_lossy(&results);
+    // A line that was cut short is no result.
+    let mut tried: Vec<Tried> =
+        results.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+    let complaint = String::from_utf8_lossy(&complaint);
+    if tried.is_empty() {
+        return Err(Error::Words(complaint.trim().to_owned()));
     }
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        let _ = stderr.read_to_string(&mut said);
-    }
-    let status = child.wait().map_err(step("wait for the probe"))?;
-    if status.success() {
-        Ok(tried)
-    } else {
-        Err(Error::Words(format!("{status}: {}", said.trim())))
-    }
+    let left = attempts.get(tried.len()..).unwrap_or_default();
+    let lost = || Outcome::Untried("the probe was ended, or made to stand still".to_owned());
+    tried.extend(left.iter().map(|attempt| Tried { attempt: attempt.clone(), outcome: lost() }));
+    Ok(tried)
 }
 
 /// The probe itself: reads an order, becomes what it says, prints one result a line.
@@ -188,22 +195,19 @@ fn apart(attempt: &Attempt, laid: &Laid, devices: &[String]) -> Outcome {
         Err(error) => untried(error),
         Ok(Half::Child) => {
             drop(read);
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
             let outcome = attempt::make(attempt, laid, devices);
             let _ = write.write_all(&serde_json::to_vec(&outcome).unwrap_or_default());
             call::end()
         }
         Ok(Half::Parent(pid)) => {
             drop(write);
-            let said = heard(read);
-            if said.is_none()
-                && let Some(pid) = Pid::from_raw(pid)
-            {
+            let (said, closed) = said(read, Instant::now() + EACH);
+            if !closed && let Some(pid) = Pid::from_raw(pid) {
                 let _ = kill_process(pid, Signal::KILL);
             }
             let signal = call::wait(pid).ok().flatten();
-            said.filter(|said| !said.is_empty())
-                .and_then(|said| serde_json::from_slice(&said).ok())
-                .unwrap_or_else(|| ended(attempt, signal))
+            serde_json::from_slice(&said).unwrap_or_else(|_| ended(attempt, signal))
         }
     }
 }
@@ -222,25 +226,23 @@ fn ended(attempt: &Attempt, signal: Option<i32>) -> Outcome {
     }
 }
 
-/// What the child says until it closes the pipe; `None` where that takes too long.
-fn heard(mut pipe: io::PipeReader) -> Option<Vec<u8>> {
-    let end = Instant::now() + EACH;
+/// What is said until the pipe is closed, and whether that was before `end`.
+fn said(mut pipe: impl io::Read + AsFd, end: Instant) -> (Vec<u8>, bool) {
     let mut said = Vec::new();
     loop {
-        let left = end.checked_duration_since(Instant::now())?;
-        let wait = Timespec::try_from(left).ok()?;
+        let left = end.saturating_duration_since(Instant::now());
+        let Ok(wait) = Timespec::try_from(left) else { return (said, false) };
         let mut polled = [PollFd::new(&pipe, PollFlags::IN)];
         match poll(&mut polled, Some(&wait)) {
-            Ok(0) => return None,
-            Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return None,
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return (said, false),
         }
         let mut part = [0; 4096];
         match pipe.read(&mut part) {
-            Ok(0) => return Some(said),
+            Ok(0) => return (said, true),
             Ok(count) => said.extend_from_slice(part.get(..count).unwrap_or_default()),
-            Err(_) => return None,
+            Err(_) => return (said, false),
         }
     }
 }
