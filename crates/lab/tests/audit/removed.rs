@@ -193,7 +193,9 @@ fn what_is_changed_by_hand_is_found() {
     let (_, report) = audit(&machine, "website");
     assert_eq!(findings(&report).len(), 2);
     for (control, _) in HOST {
-        let seen = BY_HAND.iter().any(|(name, ..)| name == control) || *control == "limits";
+        // Sockets go stale in `given_up`.
+        let elsewhere = matches!(*control, "limits" | "sockets");
+        let seen = BY_HAND.iter().any(|(name, ..)| name == control) || elsewhere;
         assert!(seen, "nothing takes {control} away here");
     }
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use instances_core::audit::controls::status;
 use rustix::fs::Mode;
 use rustix::process::{
-    DumpableBehavior, Gid, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal, umask,
+    DumpableBehavior, Gid, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal,
+    umask,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, configure_capability_in_ambient_set,
