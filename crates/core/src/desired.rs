@@ -126,10 +126,17 @@ struct Record<'a> {
     credentials: &'a [Credential],
     #[serde(skip_serializing_if = "Declared::is_usual")]
     sandbox: Declared,
+    /// The digest of each unit's text.
+    units: BTreeMap<String, String>,
 }
 
 impl<'a> Record<'a> {
-    fn of(instance: &'a Instance, facts: &HostFacts, generation: String) -> Self {
+    fn of(
+        instance: &'a Instance,
+        facts: &HostFacts,
+        generation: String,
+        units: BTreeMap<String, String>,
+    ) -> Self {
         Self {
             version: 1,
             generation,
@@ -148,6 +155,7 @@ impl<'a> Record<'a> {
             environment_file: &instance.environment_file,
             credentials: &instance.credentials,
             sandbox: Declared::of(instance),
+            units,
         }
     }
 }
@@ -209,7 +217,9 @@ impl Desired {
         let rules = crate::nft::namespace_table(instance.name.as_str(), &instance.network);
         // Names, numbers and words always serialise.
         let network = serde_json::to_string_pretty(&instance.network).unwrap_or_default() + "\n";
-        for unit in units::of_instance(instance, facts, &rules, &network) {
+        let units = units::of_instance(instance, facts, &rules, &network);
+        let names_of_units: Vec<String> = units.iter().map(|unit| unit.name.clone()).collect();
+        for unit in units {
             let effects = unit_effects(&unit.name, instance);
             self.unit(&unit, facts, effects);
         }
@@ -240,7 +250,13 @@ impl Desired {
             let path = format!("/etc/tmpfiles.d/opencode-{}.conf", instance.name);
             self.file(path.clone(), Content::Text(text), vec![Effect::Directories(path)]);
         }
-        let record = serde_json::to_string_pretty(&Record::of(instance, facts, generation));
+        let texts = names_of_units.into_iter().filter_map(|name| {
+            let file = self.files.get(&format!("{UNIT_DIR}/{name}"))?;
+            let Content::Text(text) = &file.content else { return None };
+            Some((name, digest(text.as_bytes())))
+        });
+        let units = texts.collect();
+        let record = serde_json::to_string_pretty(&Record::of(instance, facts, generation, units));
         if let Ok(record) = record {
             let path = format!("{}/instance.json", names.config_dir());
             self.file(path, Content::Text(record + "\n"), Vec::new());

@@ -44,6 +44,7 @@ const DIRECTORIES: &[(&str, &str)] = &[
 /// for every name that begins so.
 const NEVER: &[(&str, &str)] = &[
     ("autofs", "it makes mounts"),
+    ("bcache*", DISKS),
     ("block", DISKS),
     ("bsg", DISKS),
     ("btrfs-control", DISKS),
@@ -54,8 +55,10 @@ const NEVER: &[(&str, &str)] = &[
     ("cpu*", "the processors' own registers"),
     ("crash", MEMORY),
     ("cuse", "it makes devices"),
+    ("dasd*", DISKS),
     ("disk", DISKS),
     ("dm-*", DISKS),
+    ("drbd*", DISKS),
     ("fb*", "what the host's screen shows"),
     ("fd*", "files of the process itself, or a disk"),
     ("gpiochip*", HARDWARE),
@@ -91,6 +94,7 @@ const NEVER: &[(&str, &str)] = &[
     ("ptmx", TERMINALS),
     ("pts", TERMINALS),
     ("ram*", DISKS),
+    ("rbd*", DISKS),
     ("root", DISKS),
     ("rtc*", "the host's clock"),
     ("sd*", DISKS),
@@ -152,6 +156,10 @@ const NUMBERS: &[(u32, &[u32], &str)] = &[
     (21, &[], DISKS),
     (29, &[], "what the host's screen shows"),
     (89, &[], HARDWARE),
+    (108, &[], "it makes network links"),
+    (136, &[], TERMINALS),
+    (162, &[], DISKS),
+    (189, &[], "with it every USB device is written to, disks among them"),
     (90, &[], DISKS),
     (202, &[], "the processors' own registers"),
     (203, &[], "the processors' own registers"),
@@ -160,6 +168,10 @@ const NUMBERS: &[(u32, &[u32], &str)] = &[
 fn refuse<T>(reason: impl Into<String>, help: &str) -> Result<T, Refusal> {
     Err(Refusal { code: Code::BadDevice, reason: reason.into(), help: help.to_owned() })
 }
+
+/// The directories whose single devices may be named.
+const SUBDIRECTORIES: &[&str] =
+    &["accel", "dma_heap", "dri", "dvb", "infiniband", "net", "nvidia-caps", "snd", "v4l", "vfio"];
 
 impl Device {
     /// Reads `/dev/NAME`, with `-` in front where it may be missing.
@@ -197,6 +209,11 @@ impl Device {
         }
         match NEVER.iter().find(|(pattern, _)| matches(pattern)) {
             Some((_, what)) => refuse(format!("this is {path}: {what}"), "remove it"),
+            // The directory of a group of volumes is called as whoever made it likes.
+            None if !rest.is_empty() && !SUBDIRECTORIES.contains(&first) => refuse(
+                format!("/dev/{first} is no directory of devices that is known"),
+                "name a device of /dev itself",
+            ),
             None => Ok(()),
         }
     }
@@ -254,6 +271,9 @@ mod tests {
             "uinput",
             "sda",
             "sda1",
+            "rbd0",
+            "bcache0",
+            "vg0/root",
             "vda",
             "nvme0n1p1",
             "mapper/root",

@@ -1,6 +1,6 @@
 //! What `apply` (or NixOS) installed: the manifest of owned files and the record of each instance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -115,6 +115,9 @@ pub struct Record {
     /// What was given up of the sandbox, or added to it.
     #[serde(default)]
     pub sandbox: Declared,
+    /// The digest of each unit's text; of none where an older program wrote the record.
+    #[serde(default)]
+    pub units: BTreeMap<String, String>,
 }
 
 /// A secret of an installed instance.

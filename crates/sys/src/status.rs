@@ -174,7 +174,7 @@ fn broken(unit: &Properties) -> Option<String> {
 }
 
 /// Whether the supervisor was told another generation than the installed one.
-fn runs_another(record: &Record, pid: u32) -> bool {
+pub(crate) fn runs_another(record: &Record, pid: u32) -> bool {
     let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != b"--generation");
     words.nth(1).is_some_and(|generation| generation != record.generation.as_bytes())

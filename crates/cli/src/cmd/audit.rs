@@ -1,8 +1,10 @@
 //! `audit [NAME]`: whether what was declared is what is.
 
+use std::collections::BTreeMap;
+
 use instances_core::audit::catalogue::Outcome;
 use instances_core::audit::report::{Report, Row};
-use instances_sys::audit::{Audit, Bait, Error};
+use instances_sys::audit::{Audit, Bait};
 use instances_sys::files::Root;
 use instances_sys::{audit, installed};
 use serde_json::json;
@@ -10,7 +12,7 @@ use serde_json::json;
 use super::Outcome as Ended;
 use crate::args;
 use crate::exit::Exit;
-use crate::{out, spec};
+use crate::{out, report, spec};
 
 pub(crate) fn run(args: &args::Audit) -> Ended {
     if !instances_sys::net::can_look() {
@@ -21,17 +23,21 @@ pub(crate) fn run(args: &args::Audit) -> Ended {
     let records =
         if args.names.is_empty() { all.clone() } else { installed::named(&root, &args.names)? };
     let facts = spec::facts(&args::Host { systemd: None, facts: None })?;
-    let bait = Bait::lay().map_err(Error::Bait)?;
-    let (mut reports, mut stopped) = (Vec::new(), Vec::new());
+    let bait = Bait::lay()?;
+    let (mut reports, mut stopped, mut failed) = (Vec::new(), Vec::new(), BTreeMap::new());
     for record in &records {
-        match (Audit { record, all: &all, facts: &facts, bait: &bait }).run()? {
-            Some(report) => reports.push(report),
-            None => stopped.push(record.name.to_string()),
+        match (Audit { record, all: &all, facts: &facts, bait: &bait }).run() {
+            Ok(Some(report)) => reports.push(report),
+            Ok(None) => stopped.push(record.name.to_string()),
+            // The others are looked at all the same.
+            Err(error) => {
+                failed.insert(record.name.to_string(), report::failure(&error));
+            }
         }
     }
     if args.json.json {
         out::json(
-            &json!({ "version": 1, "systemd": facts.systemd, "instances": reports, "notRunning": stopped }),
+            &json!({ "version": 1, "systemd": facts.systemd, "instances": reports, "notRunning": stopped, "failed": failed }),
         );
     } else {
         print(&reports, args.verbose);
@@ -39,8 +45,14 @@ pub(crate) fn run(args: &args::Audit) -> Ended {
             out::note(format!("{name} does not run: there is nothing to try"));
         }
     }
-    let found = reports.iter().any(Report::has_findings);
-    Ok(if found { Exit::Finding } else { Exit::Done })
+    for (name, error) in &failed {
+        out::note(format!("{name} could not be audited: {error}"));
+    }
+    Ok(match reports.iter().any(Report::has_findings) {
+        true => Exit::Finding,
+        false if failed.is_empty() => Exit::Done,
+        false => Exit::Failed,
+    })
 }
 
 fn print(reports: &[Report], verbose: bool) {

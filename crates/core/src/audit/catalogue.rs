@@ -49,6 +49,8 @@ pub enum Try {
     List(String),
     /// Make a file in a directory.
     Create(String),
+    /// Make a device of the host's memory in a directory.
+    Node(String),
     /// Open a file for writing.
     Append(String),
     /// Learn that there is something.
@@ -141,6 +143,8 @@ pub struct Scene {
     pub shown: Vec<String>,
     /// What may be reached.
     pub network: Network,
+    /// The number of the server's first process, inside.
+    pub supervisor: i64,
 }
 
 impl Scene {
@@ -154,6 +158,7 @@ impl Scene {
             ("{name}", self.own.name.clone()),
             ("{directory}", self.own.directory.clone()),
             ("{state}", self.own.state.clone()),
+            ("{supervisor}", self.supervisor.to_string()),
         ];
         let named = replaced(attempt, &own);
         let holds = |mark: &str| mentions(&named, mark);
@@ -231,6 +236,7 @@ fn replaced(attempt: &Attempt, marks: &[(&str, String)]) -> Attempt {
         Try::Unix(path) => Try::Unix(text(path)),
         Try::Enter(path) => Try::Enter(text(path)),
         Try::Leave(address, port) => Try::Leave(text(address), text(port)),
+        Try::Call(words) => Try::Call(words.iter().map(|word| called(word, &text)).collect()),
         other => other.clone(),
     };
     Attempt {
@@ -238,6 +244,16 @@ fn replaced(attempt: &Attempt, marks: &[(&str, String)]) -> Attempt {
         unless_shown: attempt.unless_shown.as_ref().map(text),
         how,
         ..attempt.clone()
+    }
+}
+
+/// A mark alone is a number.
+fn called(word: &Word, text: &dyn Fn(&String) -> String) -> Word {
+    let Word::Text(marked) = word else { return word.clone() };
+    let plain = text(marked);
+    match plain.parse() {
+        Ok(number) if plain != *marked => Word::Number(number),
+        _ => Word::Text(plain),
     }
 }
 
@@ -284,6 +300,7 @@ mod tests {
             addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             shown: vec!["/srv/own".to_owned()],
             network: Network::default(),
+            supervisor: 1,
         }
     }
 
@@ -303,7 +320,7 @@ mod tests {
     fn every_placeholder_is_replaced() {
         let expanded = scene().attempts(&all().unwrap());
         for attempt in &expanded {
-            for mark in ["{name}", "{directory}", "{state}", "{other.", "{host."] {
+            for mark in ["{name}", "{directory}", "{state}", "{other.", "{host.", "{supervisor}"] {
                 assert!(!mentions(attempt, mark), "{attempt:?}");
             }
         }

@@ -71,13 +71,13 @@ fn of_control(
     let names: BTreeSet<&str> = control.directives.iter().map(|one| one.name).collect();
     let mut row = Row::new(control.name, said(unit, &names), has(unit, &names));
     if declared.relax.contains(control.name) {
-        row.note(Verdict::Relaxed, "given up by `sandbox.relax`");
+        row.give_up("given up by `sandbox.relax`");
     }
     for name in names.iter().filter(|name| declared.overridden.contains(**name)) {
-        row.note(Verdict::Relaxed, format!("`unitOverrides.main.{name}` says it"));
+        row.give_up(format!("`unitOverrides.main.{name}` says it"));
     }
     if declared.allow_nested_sandbox && nested(control) {
-        row.note(Verdict::Relaxed, "given up in part by `sandbox.allowNestedSandbox`");
+        row.give_up("given up in part by `sandbox.allowNestedSandbox`");
     }
     for newer in NEWER.iter().filter(|newer| newer.control == control.name && systemd < newer.since)
     {
@@ -206,7 +206,10 @@ fn in_kernel(control: &str, kernel: &Kernel, declared: &Declared, systemd: u32) 
     let overridden = |name: &str| declared.overridden.contains(name);
     // Who is in a user namespace of the agent's own is confined by the outer one.
     let outer = |process: &&Process| {
-        process.namespace("user") == first.namespace("user") || !declared.allow_nested_sandbox
+        let user = process.namespace("user");
+        user == first.namespace("user")
+            || kernel.host.get("user").is_some_and(|host| host == user)
+            || !declared.allow_nested_sandbox
     };
     let processes: Vec<&Process> = kernel.processes.iter().filter(outer).collect();
     let mut each = |is_wrong: &dyn Fn(&Process) -> Option<String>| {
@@ -310,7 +313,7 @@ mod tests {
             };
         }
         let (name, path) = (main.name.clone(), format!("/etc/systemd/system/{}", main.name));
-        Loaded { name, properties, path, file, drop_ins: Vec::new() }
+        Loaded { name, properties, path, file, ..Loaded::default() }
     }
 
     fn kernel() -> Kernel {

@@ -56,6 +56,35 @@ fn unescaped(text: &str) -> String {
 /// What systemd mounts in every sandbox of ours, with everything below.
 const API: &[&str] = &["/proc", "/sys", "/dev"];
 
+/// The kernel's own file systems, of which that is made; none of a disk.
+const KINDS: &[&str] = &[
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "proc",
+    "pstore",
+    "ramfs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+];
+
+fn is_api(mount: &Mount) -> bool {
+    let below = API.iter().any(|place| is_below(&mount.target, place));
+    below && KINDS.contains(&mount.kind.as_str())
+}
+
 /// Empty places, and what holds mount points.
 const EMPTY: &[&str] = &[
     "/",
@@ -90,8 +119,21 @@ pub fn declared(unit: &Loaded) -> Vec<(String, bool)> {
         .concat()
 }
 
+/// The places of the host that a unit's file binds, each with its place in the sandbox.
+pub fn sources(unit: &Loaded) -> Vec<(String, String)> {
+    let lines = ["BindPaths", "BindReadOnlyPaths"].map(|name| unit.values(name)).concat();
+    lines.into_iter().map(|line| (parts(line).swap_remove(0), target(line))).collect()
+}
+
 /// Where a bind mount appears, as its line was rendered.
 fn target(value: &str) -> String {
+    let parts = parts(value);
+    let place = parts.get(1).filter(|place| place.starts_with('/')).or(parts.first());
+    place.cloned().unwrap_or_default()
+}
+
+/// What stands between the colons of a line, at least one part.
+fn parts(value: &str) -> Vec<String> {
     let value = value.strip_prefix('-').unwrap_or(value);
     let (mut parts, mut quoted, mut escaped) = (vec![String::new()], false, false);
     for letter in value.chars() {
@@ -110,28 +152,26 @@ fn target(value: &str) -> String {
         }
         escaped = false;
     }
-    let place = parts.get(1).filter(|place| place.starts_with('/')).or(parts.first());
-    place.cloned().unwrap_or_default().replace("%%", "%")
+    parts.iter().map(|part| part.replace("%%", "%")).collect()
 }
 
 /// Judges the mounts of the server.
 pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
     let declared = declared(unit);
     let credentials = own(&unit.name);
-    let below = |place: &str, list: &[&str]| list.iter().any(|one| is_below(place, one));
     let among = |place: &str, writable: bool| {
         declared.iter().any(|(target, may)| is_below(place, target) && (*may || !writable))
     };
     for mount in mounts {
         let place = mount.target.as_str();
-        let scratch = below(place, SCRATCH);
+        let scratch = SCRATCH.contains(&place);
         // A tmpfs of systemd's that only root can write to, and never with a file of the host's in it.
         let empty = EMPTY.contains(&place) && (!mount.writable || mount.kind == "tmpfs");
-        let known = below(place, API) || credentials.iter().any(|one| is_below(place, one));
+        let known = is_api(mount) || credentials.iter().any(|one| is_below(place, one));
         if !(scratch || empty || known || among(place, false)) {
             let what = format!("{place} is mounted in the sandbox and was not declared");
             row.find(what, format!("list it in `sandbox.readOnlyPaths`, or {restart}"));
-        } else if mount.writable && !(scratch || empty || below(place, API) || among(place, true)) {
+        } else if mount.writable && !(scratch || empty || is_api(mount) || among(place, true)) {
             let what = format!("{place} can be written to and was declared read-only");
             row.find(what, restart.to_owned());
         }
@@ -171,7 +211,7 @@ mod tests {
                 target: (*target).to_owned(),
                 root: "/".to_owned(),
                 writable: *options == "rw",
-                kind: "ext4".to_owned(),
+                kind: if *target == "/proc" { "proc" } else { "ext4" }.to_owned(),
             })
             .collect();
         let mut row = Row::new("mounts", String::new(), String::new());

@@ -48,6 +48,9 @@ pub struct Row {
     pub declared: String,
     /// What is in force.
     pub effective: String,
+    /// Whether the operator gave the control up: then what it stopped succeeds.
+    #[serde(skip)]
+    pub given_up: bool,
     /// Attempts that are known to succeed, because the host cannot give what stops them.
     #[serde(skip)]
     pub expected: Vec<String>,
@@ -68,6 +71,7 @@ impl Row {
             control: control.to_owned(),
             declared,
             effective,
+            given_up: false,
             expected: Vec::new(),
             attempts: Vec::new(),
             verdict: Verdict::Holds,
@@ -80,6 +84,12 @@ impl Row {
     pub fn find(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.findings.push(Finding { what: what.into(), remedy: remedy.into() });
         self.verdict = Verdict::Finding;
+    }
+
+    /// Adds that the operator gave it up, or a part of it.
+    pub fn give_up(&mut self, what: impl Into<String>) {
+        self.given_up = true;
+        self.note(Verdict::Relaxed, what);
     }
 
     /// Adds what is known to be less.
@@ -95,7 +105,7 @@ impl Row {
         match &tried.outcome {
             Outcome::Refused(_) => {}
             Outcome::Succeeded(seen)
-                if matches!(self.verdict, Verdict::Relaxed | Verdict::Partial) =>
+                if self.given_up || self.expected.contains(&tried.attempt.id) =>
             {
                 self.notes.push(format!("the agent can {what}: {seen}"));
             }

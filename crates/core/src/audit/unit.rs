@@ -26,6 +26,8 @@ pub struct Loaded {
     pub properties: BTreeMap<String, String>,
     /// The file's path.
     pub path: String,
+    /// The digest of the file's text.
+    pub digest: String,
     /// What the file says.
     pub file: Assignments,
     /// What drop-ins say, each with its path.
@@ -108,7 +110,7 @@ fn plain(word: &str) -> &str {
 
 /// Judges what is true of every unit: that systemd has read its file, and that no drop-in says what could be
 /// less than was rendered.
-pub fn judge(row: &mut Row, units: &[Loaded]) {
+pub fn judge(row: &mut Row, units: &[Loaded], rendered: &BTreeMap<String, String>) {
     for unit in units {
         let name = &unit.name;
         if unit.property("LoadState") != Some("loaded") {
@@ -119,6 +121,12 @@ pub fn judge(row: &mut Row, units: &[Loaded]) {
         if unit.property("NeedDaemonReload") == Some("yes") {
             let what = format!("a file of {name} has changed since systemd read it");
             row.find(what, "systemctl daemon-reload, and restart the instance");
+        }
+        if rendered.get(name).is_some_and(|digest| *digest != unit.digest) {
+            row.find(
+                format!("{} is not as it was rendered", unit.path),
+                "write it anew: `opencode-instances apply`, on NixOS `nixos-rebuild switch`",
+            );
         }
         for (path, said) in &unit.drop_ins {
             for (directive, value) in said.iter().filter(|(name, _)| !overrides::is_harmless(name))
@@ -155,9 +163,12 @@ mod tests {
         unit.properties.insert("LoadState".into(), "loaded".into());
         let found = |unit: &Loaded| {
             let mut row = Row::new("units", String::new(), String::new());
-            judge(&mut row, std::slice::from_ref(unit));
+            let rendered = [("opencode-a.service".to_owned(), "1".to_owned())].into();
+            judge(&mut row, std::slice::from_ref(unit), &rendered);
             row.findings.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
         };
+        assert_eq!(found(&unit), [" is not as it was rendered"]);
+        unit.digest = "1".to_owned();
         unit.drop_ins.push(("/etc/a.conf".into(), assignments("[Service]\nMemoryMax=1G\n")));
         assert_eq!(found(&unit), [""; 0]);
         unit.drop_ins.push(("/etc/b.conf".into(), assignments("[Service]\nPrivateUsers=no\n")));

@@ -18,7 +18,10 @@ fn everything_holds_and_nothing_gets_out() {
         rows(&report).iter().flat_map(|row| row["attempts"].as_array().unwrap()).collect();
     assert!(attempts.len() > 100, "{}", attempts.len());
     // The same by the agent's own shell, in the real server.
-    let tried: Vec<Value> = attempts.iter().map(|tried| tried["attempt"].clone()).collect();
+    // But for those that are after what the audit laid out, which is gone by now.
+    let laid = |how: &Value| how.get("canary").is_some() || how.get("hear").is_some();
+    let tried = attempts.iter().map(|tried| tried["attempt"].clone());
+    let tried: Vec<Value> = tried.filter(|attempt| !laid(&attempt["try"])).collect();
     let laid = json!({ "canaries": {}, "listeners": {} });
     let order = json!({ "like": null, "attempts": tried, "laid": laid, "devices": [] });
     machine.put("/srv/website/order.json", order.to_string(), 0o644).unwrap();

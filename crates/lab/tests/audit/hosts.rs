@@ -78,4 +78,14 @@ fn what_systemd_252_cannot_give_is_said_and_nothing_gets_out() {
         ),
     ];
     assert_eq!(partial, expected);
+    // What 252 lacks excuses nothing else.
+    let weak = "mkdir -p /run/systemd/system/opencode-website.service.d; \
+                printf '[Service]\\nBindPaths=/var/log\\n' >/run/systemd/system/opencode-website.service.d/x.conf; \
+                systemctl daemon-reload; systemctl restart opencode-website.service";
+    machine.run_for(fleet::PATIENCE, ["sh", "-ec", weak]).unwrap().ok().unwrap();
+    let (code, report) = audit(&machine, "website");
+    let found = findings(&report);
+    assert_eq!(code, 4);
+    let listed = |finding: &String| finding.starts_with("file-system: the agent can list /var/log");
+    assert!(found.iter().any(listed), "{found:#?}");
 }

@@ -15,6 +15,8 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use super::{Error, observe};
+
 /// Where something lies, and the word in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -50,8 +52,16 @@ impl Bait {
     ///
     /// # Errors
     ///
-    /// When a place cannot be written to, or a listener not be made.
-    pub fn lay() -> io::Result<Self> {
+    /// When this program does not see the host's own files and network, when a place cannot be written to,
+    /// or a listener not be made.
+    pub fn lay() -> Result<Self, Error> {
+        if !observe::on_the_host() {
+            return Err(Error::Elsewhere);
+        }
+        Self::everywhere().map_err(Error::Bait)
+    }
+
+    fn everywhere() -> io::Result<Self> {
         let mut bait = Self { laid: Laid::default(), files: Vec::new() };
         for (name, directory) in DIRECTORIES {
             let word = word()?;
@@ -91,7 +101,7 @@ impl Bait {
 }
 
 /// A word that nobody can guess.
-fn word() -> io::Result<String> {
+pub(super) fn word() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use instances_core::audit::controls::Kernel;
-use instances_core::audit::declared::Declared;
 use instances_core::audit::report::{Row, Verdict};
 use instances_core::audit::unit::{self, Loaded};
 use instances_core::facts::HostFacts;
@@ -17,6 +16,7 @@ use super::Error;
 use super::observe;
 use crate::installed::Record;
 use crate::net::{self, Request, Rules};
+use crate::status;
 use crate::trust;
 
 /// The rules of the namespace, and the host's table.
@@ -81,7 +81,7 @@ pub(super) fn listener(record: &Record, socket: &Loaded, kernel: &Kernel) -> Row
     }
     for socket in observe::foreign_sockets(kernel) {
         row.find(
-            format!("{socket} socket of the host's network in the instance"),
+            format!("{socket} is a socket of another network than the instance's"),
             format!("find what passed it on, then opencode-instances restart {}", record.name),
         );
     }
@@ -200,7 +200,7 @@ pub(super) fn secrets(record: &Record) -> Row {
 }
 
 /// Limits that the kernel enforces, where it has the controllers.
-pub(super) fn limits(main: &Loaded, group: &Path, record: &Record) -> Row {
+pub(super) fn limits(main: &Loaded, slice: Option<&Loaded>, group: &Path, record: &Record) -> Row {
     let told = [("MemoryMax", "memory.max", "memory"), ("TasksMax", "pids.max", "pids")];
     let declared = told.iter().filter_map(|(directive, ..)| {
         Some(format!("{directive}={}", main.values(directive).last()?))
@@ -231,6 +231,17 @@ pub(super) fn limits(main: &Loaded, group: &Path, record: &Record) -> Row {
         }
     }
     row.effective = effective.join(", ");
+    for unit in slice.into_iter().chain([main]) {
+        for (path, said) in &unit.drop_ins {
+            let limits = |name: &str| name.starts_with("Memory") || name.starts_with("Tasks");
+            for (name, value) in said.iter().filter(|(name, _)| limits(name)) {
+                row.find(
+                    format!("{path} sets {name}={value} in {}", unit.name),
+                    format!("say it in the specification, as `resources` or `[fleet]`; remove {path}, then systemctl daemon-reload"),
+                );
+            }
+        }
+    }
     row
 }
 
@@ -243,11 +254,17 @@ fn agrees(systemd: &str, kernel: &str) -> bool {
 }
 
 /// That units are as they were rendered.
-pub(super) fn units(units: &[Loaded], declared: &Declared) -> Row {
+pub(super) fn units(units: &[Loaded], record: &Record, pid: i32) -> Row {
     let count = format!("{} units", units.len());
     let mut row = Row::new("units", count.clone(), count);
-    unit::judge(&mut row, units);
-    for directive in &declared.overridden {
+    unit::judge(&mut row, units, &record.units);
+    if u32::try_from(pid).is_ok_and(|pid| status::runs_another(record, pid)) {
+        row.find(
+            "the server runs as it was declared before",
+            format!("opencode-instances restart {}", record.name),
+        );
+    }
+    for directive in &record.sandbox.overridden {
         row.note(
             Verdict::Relaxed,
             format!("`unitOverrides.main.{directive}` is the operator's own"),

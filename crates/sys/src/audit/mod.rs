@@ -7,6 +7,7 @@ mod observe;
 mod probe;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use instances_core::audit::catalogue::{self, Party, Scene};
@@ -16,7 +17,7 @@ use instances_core::audit::report::{Report, Row};
 use instances_core::audit::unit::Loaded;
 use instances_core::facts::HostFacts;
 use instances_core::network::Network;
-use instances_core::units::{ADDRESSES, Names};
+use instances_core::units::{ADDRESSES, Names, SLICE};
 
 pub use self::bait::Bait;
 pub use self::probe::{Error as ProbeError, Order, obey};
@@ -49,6 +50,14 @@ pub enum Error {
     /// The catalogue is not what this program reads.
     #[error(transparent)]
     Catalogue(#[from] catalogue::Malformed),
+    /// What was looked at is not one server.
+    #[error("{0} was started anew meanwhile; run the audit again")]
+    Restarted(String),
+    /// A unit's file system or network is not the host's: nothing that is laid out would be the host's.
+    #[error(
+        "the audit runs in another mount or network namespace than process 1; run it on the host itself"
+    )]
+    Elsewhere,
     /// What was installed by an older program says too little.
     #[error(
         "{0} is missing; `opencode-instances apply` writes it, on NixOS `nixos-rebuild switch`"
@@ -80,7 +89,7 @@ impl Audit<'_> {
         let root = Root::new("/".as_ref());
         let network = record.network(&root)?.ok_or_else(|| Error::NoNetwork(names.network()))?;
         let helpers = record.helpers(&root)?;
-        let usual = [&names.all()[..], &helpers, &[ADDRESSES.to_owned()]].concat();
+        let usual = [&names.all()[..], &helpers, &[ADDRESSES, SLICE].map(str::to_owned)].concat();
         let sometimes = [names.judge(), names.secrets(), names.sockets()];
         let mut units = observe::units(&[&usual[..], &sometimes].concat())?;
         let is_there = |unit: &Loaded| unit.property("LoadState") != Some("not-found");
@@ -93,6 +102,7 @@ impl Audit<'_> {
         let Some(pid) = pid.filter(|_| main.property("ActiveState") == Some("active")) else {
             return Ok(None);
         };
+        let started = observe::started(pid);
         let user = main.property("UID").and_then(|uid| uid.parse().ok());
         let group = observe::group(main.property("ControlGroup").unwrap_or_default());
         let kernel = observe::kernel(record.name.as_str(), pid, &group, user)?;
@@ -105,10 +115,13 @@ impl Audit<'_> {
         rows.push(host::sockets(record, found(names.sockets()), pid));
         rows.push(host::state(record, user));
         rows.push(host::secrets(record));
-        rows.push(host::limits(main, &group, record));
-        rows.push(host::units(&units, &record.sandbox));
+        rows.push(host::limits(main, found(SLICE.to_owned()), &group, record));
+        rows.push(host::units(&units, record, pid));
         let mut report = Report { name: record.name.to_string(), rows };
         self.attempts(&mut report, main, pid, &group, network)?;
+        if observe::started(pid) != started {
+            return Err(Error::Restarted(record.name.to_string()));
+        }
         Ok(Some(report))
     }
 
@@ -141,6 +154,7 @@ impl Audit<'_> {
             addresses: net::held()?,
             shown: shown.collect(),
             network,
+            supervisor: observe::number_inside(pid),
         };
         let like = probe::Like::new(pid, group.display().to_string(), record.directory.clone());
         let order = Order {
@@ -169,5 +183,15 @@ fn mounts(main: &Loaded, pid: i32, restart: &str) -> Result<Row, Error> {
     let said = format!("{} places, {writable} writable", declared.len());
     let mut row = Row::new("mounts", said, String::new());
     mounts::judge(&mut row, main, &found, restart);
+    for (source, target) in mounts::sources(main) {
+        let identity = |path: &str| std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir);
+        // A file may have been replaced since, as packages and `apply` do; a directory is itself.
+        let (host, inside) = (identity(&source), identity(&format!("/proc/{pid}/root{target}")));
+        if let (Some(host), Some(inside)) = (host, inside)
+            && (host.dev(), host.ino()) != (inside.dev(), inside.ino())
+        {
+            row.find(format!("{target} in the sandbox is not {source} of the host"), restart);
+        }
+    }
     Ok(row)
 }

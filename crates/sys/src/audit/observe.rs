@@ -1,15 +1,18 @@
 //! What systemd and the kernel have of an instance.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use instances_core::audit::controls::{Kernel, Process, status};
 use instances_core::audit::unit::{Loaded, assignments};
 use instances_core::layout::NETNS_DIR;
+use instances_core::plan::digest;
 
 use super::Error;
-use super::probe::socket_of;
+use super::probe;
 use crate::systemctl;
 
 /// Where control groups are, with one hierarchy alone.
@@ -34,7 +37,15 @@ fn unit(name: &str, properties: BTreeMap<String, String>) -> Result<Loaded, Erro
         Ok((path.to_owned(), said))
     });
     let drop_ins = drop_ins.collect::<Result<_, Error>>()?;
-    Ok(Loaded { name: name.to_owned(), properties, path, file: assignments(&file), drop_ins })
+    let digest = digest(file.as_bytes());
+    Ok(Loaded {
+        name: name.to_owned(),
+        properties,
+        path,
+        digest,
+        file: assignments(&file),
+        drop_ins,
+    })
 }
 
 pub(super) fn read(path: impl AsRef<Path>) -> Result<String, Error> {
@@ -86,6 +97,30 @@ fn process(pid: i32) -> Option<Process> {
     (!zombie).then(|| Process { pid, status, namespaces: namespaces(&place) })
 }
 
+/// When a process was started, in ticks since the boot.
+pub(super) fn started(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may have blanks and brackets.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
+}
+
+/// The number that a process has in its own namespace.
+pub(super) fn number_inside(pid: i32) -> i64 {
+    let inside = process(pid)
+        .and_then(|process| process.status.get("NSpid")?.split_whitespace().last()?.parse().ok());
+    inside.unwrap_or(1)
+}
+
+/// Whether this program sees the host's files and network, as process 1 does.
+pub(super) fn on_the_host() -> bool {
+    let own = namespaces(Path::new("/proc/self"));
+    let first = namespaces(Path::new("/proc/1"));
+    ["mnt", "net", "ipc"]
+        .iter()
+        .all(|kind| own.contains_key(*kind) && own.get(*kind) == first.get(*kind))
+}
+
 fn namespaces(process: &Path) -> BTreeMap<String, String> {
     let named = SPACES.iter().filter_map(|kind| {
         let target = fs::read_link(process.join("ns").join(kind)).ok()?;
@@ -96,28 +131,44 @@ fn namespaces(process: &Path) -> BTreeMap<String, String> {
 
 /// The identity of a pinned namespace, as links of processes name it.
 fn space(path: &Path, kind: &str) -> Option<String> {
-    use std::os::unix::fs::MetadataExt as _;
     let metadata = fs::metadata(path).ok()?;
     Some(format!("{kind}:[{}]", metadata.ino()))
 }
 
-/// The sockets of the host's network that a process of the instance holds, as `process 12: tcp`.
+/// The sockets that a process of the instance holds and that are of another network than its own, as
+/// `process 12: descriptor 5`. Unix sockets are not looked at: systemd's own ways to its services are among them.
 pub(super) fn foreign_sockets(kernel: &Kernel) -> Vec<String> {
-    let mut of_host: BTreeMap<u64, &str> = BTreeMap::new();
-    for kind in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
-        let Ok(table) = fs::read_to_string(format!("/proc/self/net/{kind}")) else { continue };
-        let inodes = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(9));
-        of_host
-            .extend(inodes.filter_map(|inode| inode.parse().ok()).map(|inode: u64| (inode, kind)));
-    }
-    // What is closing belongs to nobody.
-    of_host.remove(&0);
+    let Some(pinned) = kernel.pinned.as_deref() else { return Vec::new() };
     let mut found = Vec::new();
     for process in &kernel.processes {
+        // A network of its own in a nested sandbox is not the host's either.
+        let own = process.namespaces.get("net").map(String::as_str).unwrap_or_default();
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
-        let sockets = entries.flatten().filter_map(|entry| socket_of(&entry.path()));
-        let kinds = sockets.filter_map(|inode| of_host.get(&inode));
-        found.extend(kinds.map(|kind| format!("process {}: {kind}", process.pid)));
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let number = entry.file_name().to_string_lossy().parse::<i32>();
+            let (Ok(number), true) = (number, is_socket(&path)) else { continue };
+            let Some(network) = network_of(process.pid, number) else { continue };
+            if network != pinned && network != own {
+                found.push(format!("process {}: descriptor {number}", process.pid));
+            }
+        }
     }
     found
+}
+
+fn is_socket(link: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|target| target.to_string_lossy().starts_with("socket:["))
+}
+
+/// The network namespace of a socket that is not a Unix one.
+fn network_of(pid: i32, descriptor: i32) -> Option<String> {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let socket = pidfd_getfd(&process, descriptor, PidfdGetfdFlags::empty()).ok()?;
+    if rustix::net::sockopt::socket_domain(&socket).ok()? == rustix::net::AddressFamily::UNIX {
+        return None;
+    }
+    let namespace = File::from(probe::network_of(socket.as_fd()).ok()?);
+    Some(format!("net:[{}]", namespace.metadata().ok()?.ino()))
 }

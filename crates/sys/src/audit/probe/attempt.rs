@@ -29,6 +29,7 @@ pub(super) fn make(attempt: &Attempt, laid: &Laid, devices: &[String]) -> Outcom
         Try::Read(path) => read(path),
         Try::List(path) => list(path),
         Try::Create(directory) => create(Path::new(directory)),
+        Try::Node(directory) => node(Path::new(directory)),
         Try::Append(path) => append(path),
         Try::Exists(path) => fs::symlink_metadata(path).map(|_| Some("it is there".to_owned())),
         Try::Unix(path) => unix(path),
@@ -64,17 +65,26 @@ pub(super) fn make(attempt: &Attempt, laid: &Laid, devices: &[String]) -> Outcom
 fn refused(error: &io::Error) -> Outcome {
     match error.raw_os_error() {
         Some(
-            libc::EAGAIN
-            | libc::EDQUOT
-            | libc::EEXIST
-            | libc::EINTR
-            | libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::ENOSPC,
-        ) => Outcome::Untried(words(error)),
-        _ => Outcome::Refused(words(error)),
+            libc::EACCES
+            | libc::EADDRNOTAVAIL
+            | libc::EAFNOSUPPORT
+            | libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::EINVAL
+            | libc::ELOOP
+            | libc::ENETUNREACH
+            | libc::ENODEV
+            | libc::ENOENT
+            | libc::ENOSYS
+            | libc::ENOTDIR
+            | libc::ENXIO
+            | libc::EPERM
+            | libc::EPROTONOSUPPORT
+            | libc::EROFS
+            | libc::ESOCKTNOSUPPORT
+            | libc::ESRCH,
+        ) => Outcome::Refused(words(error)),
+        _ => Outcome::Untried(words(error)),
     }
 }
 
@@ -109,10 +119,24 @@ fn list(path: &str) -> Seen {
 }
 
 fn create(directory: &Path) -> Seen {
-    let path = directory.join(format!(".opencode-audit-{}", std::process::id()));
+    let path = own_name(directory)?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     fs::remove_file(&path)?;
     Ok(Some("a file was made there".to_owned()))
+}
+
+fn node(directory: &Path) -> Seen {
+    let path = own_name(directory)?;
+    let memory = rustix::fs::makedev(1, 1);
+    let kind = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, Mode::RUSR, memory)?;
+    fs::remove_file(&path)?;
+    Ok(Some("a device was made".to_owned()))
+}
+
+/// A name that nobody else could have taken.
+fn own_name(directory: &Path) -> io::Result<PathBuf> {
+    Ok(directory.join(format!(".opencode-audit-{}", crate::audit::bait::word()?)))
 }
 
 fn append(path: &str) -> Seen {
@@ -142,13 +166,17 @@ fn enter(path: &str) -> Seen {
 }
 
 fn canary(place: &str, laid: &Laid) -> Seen {
-    let Some(canary) = laid.canaries.get(place) else { return Ok(None) };
+    let Some(canary) = laid.canaries.get(place) else {
+        return Err(io::Error::other("nothing was laid out for it"));
+    };
     let found = fs::read_to_string(&canary.place)?;
     Ok((found == canary.word).then(|| format!("{} was read", canary.place)))
 }
 
 fn hear(listener: &str, laid: &Laid) -> Seen {
-    let Some(heard) = laid.listeners.get(listener) else { return Ok(None) };
+    let Some(heard) = laid.listeners.get(listener) else {
+        return Err(io::Error::other("nothing was laid out for it"));
+    };
     let mut said = vec![0; heard.word.len()];
     if listener == "abstract" {
         let address = UnixAddress::from_abstract_name(&heard.place)?;
@@ -220,7 +248,7 @@ fn namespace(kind: &str) -> Option<i32> {
 }
 
 fn mode(bits: u32) -> Seen {
-    let path = PathBuf::from(format!("/tmp/.opencode-audit-{}", std::process::id()));
+    let path = own_name(Path::new("/tmp"))?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     let set = file.set_permissions(fs::Permissions::from_mode(bits));
     let found = file.metadata().map(|metadata| metadata.mode());

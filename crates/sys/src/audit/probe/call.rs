@@ -8,8 +8,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use instances_core::audit::catalogue::Word;
 use libc::{c_int, c_long, c_void, pid_t};
@@ -102,6 +104,17 @@ pub(super) fn enter(namespace: BorrowedFd<'_>) -> Answer {
     answer(unsafe { libc::setns(namespace.as_raw_fd(), 0) }.into())
 }
 
+/// The network namespace of a socket.
+pub(in crate::audit) fn network_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `SIOCGSKNS`, of `<linux/sockios.h>`.
+    const NAMESPACE: libc::Ioctl = 0x894c;
+    // SAFETY: the request has no argument, and both descriptors are what they seem.
+    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), NAMESPACE) };
+    answer(namespace.into())?;
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
 /// A session keyring of its own.
 pub(super) fn own_keyring() {
     const JOIN_SESSION_KEYRING: c_long = 1;
@@ -161,13 +174,20 @@ pub(super) fn limits(text: &str) -> Vec<Limit> {
 /// Takes these limits, in the kernel's order, as far as this process may raise its own.
 pub(super) fn take_limits(limits: &[Limit]) -> io::Result<()> {
     for (resource, (soft, hard)) in (0..).zip(limits.iter().copied()) {
+        let set = |rlim_cur, rlim_max| {
+            let limit = libc::rlimit64 { rlim_cur, rlim_max };
+            // SAFETY: the kernel reads one limit.
+            answer(
+                unsafe { libc::prlimit64(0, resource, &raw const limit, ptr::null_mut()) }.into(),
+            )
+        };
+        if set(soft, hard).is_ok() {
+            continue;
+        }
         let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the kernel writes one limit to `own`.
         answer(unsafe { libc::prlimit64(0, resource, ptr::null(), &raw mut own) }.into())?;
-        let most = own.rlim_max;
-        let limit = libc::rlimit64 { rlim_cur: soft.min(most), rlim_max: hard.min(most) };
-        // SAFETY: the kernel reads one limit.
-        answer(unsafe { libc::prlimit64(0, resource, &raw const limit, ptr::null_mut()) }.into())?;
+        set(soft.min(own.rlim_max), hard.min(own.rlim_max))?;
     }
     Ok(())
 }
@@ -190,11 +210,33 @@ pub(super) fn filters(of: pid_t) -> io::Result<Vec<Filter>> {
     found
 }
 
+/// Has it stand still. Signals that come meanwhile go on to it.
 fn stopped(of: pid_t) -> io::Result<()> {
     let none = ptr::null_mut::<c_void>();
     // SAFETY: no memory of ours is involved.
     answer(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, of, none, none) })?;
-    wait(of).map(drop)
+    let end = Instant::now() + Duration::from_secs(2);
+    loop {
+        let mut status = 0;
+        let options = libc::__WALL | libc::WNOHANG;
+        // SAFETY: the kernel writes one number to `status`.
+        let changed = answer(unsafe { libc::waitpid(of, &raw mut status, options) }.into())?;
+        if changed == 0 {
+            if Instant::now() >= end {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            sleep(Duration::from_micros(100));
+        } else if !libc::WIFSTOPPED(status) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        } else if status >> 16 == libc::PTRACE_EVENT_STOP {
+            return Ok(());
+        } else {
+            let signal = usize::try_from(libc::WSTOPSIG(status)).unwrap_or_default();
+            let signal = ptr::without_provenance_mut::<c_void>(signal);
+            // SAFETY: as above.
+            answer(unsafe { libc::ptrace(libc::PTRACE_CONT, of, none, signal) })?;
+        }
+    }
 }
 
 fn listed(of: pid_t) -> io::Result<Vec<Filter>> {

@@ -89,6 +89,9 @@ pub(super) fn become_like(like: &Like) -> Result<(), Error> {
         permitted: capabilities("CapPrm"),
         inheritable: capabilities("CapInh"),
     };
+    // The kernel has forgotten it with the change of the user.
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(failed("follow the audit's end"))?;
     // It is anyway, where the host does not say otherwise of what changes its user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close its memory"))?;
     set_capabilities(None, sets).map_err(failed("take its capabilities"))?;

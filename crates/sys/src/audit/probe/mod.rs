@@ -11,7 +11,6 @@ mod enter;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bait::Laid;
 use call::Half;
+pub(super) use call::network_of;
 
 /// So long one attempt may take.
 const EACH: Duration = Duration::from_secs(10);
@@ -220,7 +220,6 @@ fn ended(attempt: &Attempt, signal: Option<i32>) -> Outcome {
         Some(libc::SIGSEGV | libc::SIGSYS) if matches!(attempt.how, Try::Calls32(_)) => {
             Outcome::Refused("the kernel ended the process".to_owned())
         }
-        Some(libc::SIGSYS) => Outcome::Refused("the filter ended the process".to_owned()),
         Some(signal) => Outcome::Untried(format!("the process was ended by signal {signal}")),
         None => Outcome::Untried("the process said nothing".to_owned()),
     }
@@ -245,11 +244,4 @@ fn said(mut pipe: impl io::Read + AsFd, end: Instant) -> (Vec<u8>, bool) {
             Err(_) => return (said, false),
         }
     }
-}
-
-/// Whether a path is a socket's descriptor; its number there.
-pub(super) fn socket_of(link: &Path) -> Option<u64> {
-    let target = std::fs::read_link(link).ok()?;
-    let text = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-    text.parse().ok()
 }
