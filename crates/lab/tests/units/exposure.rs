@@ -28,8 +28,10 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-endpoint@store.service", 5),
     ("opencode-identity@store.service", 5),
 ];
-/// Instances that have these units: one as it comes, one that nests sandboxes, one with what brings further units, one on NixOS.
+/// Instances that have these units: one as it comes but for a socket, one that nests sandboxes, one with what
+/// brings further units, one on NixOS.
 const USUAL: &str = "[instances.web]\ndirectory = \"/srv/web\"\n\
+     sandbox.unixSockets = [\"/run/postgresql/.s.PGSQL.5432\"]\n\
      [instances.nested]\ndirectory = \"/srv/nested\"\nlisten.port = 4097\n\
      sandbox.allowNestedSandbox = true\n";
 const FURTHER: &str = "[instances.files]\ndirectory = \"/srv/files\"\nnetwork.hostPorts = [11434]\n\
@@ -41,6 +43,7 @@ const USUALLY: u32 = 7;
 const ABOVE: &[&str] = &[
     "opencode-net",
     "opencode-dns",
+    "opencode-sockets",
     "opencode-host",
     "opencode-judge",
     "opencode-secrets",
