@@ -100,29 +100,42 @@ const EMPTY: &[&str] = &[
 /// What is the agent's own to write.
 const SCRATCH: &[&str] = &["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/dev/pts"];
 
-/// What is rendered without a path in the unit's text.
-fn own(unit: &str) -> [String; 1] {
-    [format!("/run/credentials/{unit}")]
+/// A line that binds a place of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// On the host.
+    pub source: String,
+    /// In the sandbox.
+    pub target: String,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Whether it may be missing.
+    pub optional: bool,
 }
 
-/// The places that a unit's file binds, each with whether it may be written.
-pub fn declared(unit: &Loaded) -> Vec<(String, bool)> {
+/// What a unit's file binds.
+pub fn bound(unit: &Loaded) -> Vec<Bound> {
     let of = |directive: &str, writable: bool| {
-        let values = unit.values(directive).into_iter().map(target);
-        values.map(move |target| (target, writable)).collect::<Vec<_>>()
+        let lines = unit.values(directive).into_iter();
+        let bound = lines.map(|line| Bound {
+            source: parts(line).swap_remove(0),
+            target: target(line),
+            writable,
+            optional: line.starts_with('-'),
+        });
+        bound.collect::<Vec<_>>()
     };
+    [of("BindPaths", true), of("BindReadOnlyPaths", false)].concat()
+}
+
+/// The places that a unit's file shows, each with whether it may be written.
+pub fn declared(unit: &Loaded) -> Vec<(String, bool)> {
+    let bound = bound(unit).into_iter().map(|one| (one.target, one.writable));
     let state = unit.values("StateDirectory").into_iter();
     let state = state.map(|leaf| (format!("/var/lib/{leaf}"), true));
-    let devices = unit.values("TemporaryFileSystem").into_iter();
-    let devices = devices.map(|value| (target(value.split(':').next().unwrap_or(value)), true));
-    [of("BindPaths", true), of("BindReadOnlyPaths", false), state.collect(), devices.collect()]
-        .concat()
-}
-
-/// The places of the host that a unit's file binds, each with its place in the sandbox.
-pub fn sources(unit: &Loaded) -> Vec<(String, String)> {
-    let lines = ["BindPaths", "BindReadOnlyPaths"].map(|name| unit.values(name)).concat();
-    lines.into_iter().map(|line| (parts(line).swap_remove(0), target(line))).collect()
+    let empty = unit.values("TemporaryFileSystem").into_iter();
+    let empty = empty.map(|value| (target(value.split(':').next().unwrap_or(value)), true));
+    bound.chain(state).chain(empty).collect()
 }
 
 /// Where a bind mount appears, as its line was rendered.
@@ -158,7 +171,7 @@ fn parts(value: &str) -> Vec<String> {
 /// Judges the mounts of the server.
 pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
     let declared = declared(unit);
-    let credentials = own(&unit.name);
+    let credentials = format!("/run/credentials/{}", unit.name);
     let among = |place: &str, writable: bool| {
         declared.iter().any(|(target, may)| is_below(place, target) && (*may || !writable))
     };
@@ -167,7 +180,7 @@ pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
         let scratch = SCRATCH.contains(&place);
         // A tmpfs of systemd's that only root can write to, and never with a file of the host's in it.
         let empty = EMPTY.contains(&place) && (!mount.writable || mount.kind == "tmpfs");
-        let known = is_api(mount) || credentials.iter().any(|one| is_below(place, one));
+        let known = is_api(mount) || is_below(place, &credentials);
         if !(scratch || empty || known || among(place, false)) {
             let what = format!("{place} is mounted in the sandbox and was not declared");
             row.find(what, format!("list it in `sandbox.readOnlyPaths`, or {restart}"));
@@ -182,10 +195,8 @@ pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
         row.find(format!("the sandbox begins with {root} of the host"), restart.to_owned());
     }
     let shown = |target: &str| mounts.iter().any(|mount| mount.target == target);
-    let optional = |target: &str| {
-        let lines = ["BindPaths", "BindReadOnlyPaths"].map(|name| unit.values(name)).concat();
-        lines.iter().any(|line| line.starts_with('-') && self::target(line) == target)
-    };
+    let bound = bound(unit);
+    let optional = |target: &str| bound.iter().any(|one| one.optional && one.target == target);
     for (target, _) in &declared {
         if !shown(target) && !optional(target) {
             row.find(format!("{target} was declared and is not mounted"), restart.to_owned());

@@ -5,7 +5,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{ADDRESSES, Names, TARGET, description, switch};
+use crate::units::{ADDRESSES, Names, TARGET, description, sandbox, switch};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -78,16 +78,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             Value::word("@system-service mount umount2"),
             "the pin is a mount, and every other call of that kind is refused",
         )
-        .set("SystemCallErrorNumber", Value::word("EPERM"))
-        .set("MemoryDenyWriteExecute", Value::Yes)
-        .set("LockPersonality", Value::Yes)
-        .set("AmbientCapabilities", Value::word(""))
-        .set("ProtectClock", Value::Yes)
-        .set("RemoveIPC", Value::Yes)
-        .set("RestrictRealtime", Value::Yes)
-        .set("RestrictSUIDSGID", Value::Yes)
-        .set("KeyringMode", Value::word("private"))
-        .set("DevicePolicy", Value::word("closed"))
+        .extend(sandbox::without_mounts())
         .set("LimitCORE", Value::Number(0))
         .set("UMask", Value::word("0077"))
         .extend(switch::namespace(instance, facts))

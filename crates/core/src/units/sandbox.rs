@@ -118,6 +118,23 @@ pub(crate) fn no_network() -> [Entry; 2] {
     [entry("IPAddressDeny", Value::word("any")), entry("MemoryDenyWriteExecute", Value::Yes)]
 }
 
+/// What a unit of root's gives up whose mounts the host must see: private mounts would hide them.
+pub(crate) fn without_mounts() -> [Entry; 10] {
+    let yes = |directive| entry(directive, Value::Yes);
+    [
+        entry("SystemCallErrorNumber", Value::word("EPERM")),
+        yes("MemoryDenyWriteExecute"),
+        yes("LockPersonality"),
+        entry("AmbientCapabilities", Value::word("")),
+        yes("ProtectClock"),
+        yes("RemoveIPC"),
+        yes("RestrictRealtime"),
+        yes("RestrictSUIDSGID"),
+        entry("KeyringMode", Value::word("private")),
+        entry("DevicePolicy", Value::word("closed")),
+    ]
+}
+
 /// The instance's network namespace, and nothing where that is missing.
 pub(crate) fn namespace(names: Names<'_>) -> [Entry; 2] {
     [

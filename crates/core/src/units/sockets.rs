@@ -10,7 +10,7 @@ use crate::sockets;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, switch};
+use crate::units::{Names, description, sandbox, switch};
 
 /// Whether some socket is shown.
 pub(super) fn is_needed(instance: &Instance) -> bool {
@@ -122,16 +122,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             "each socket is a mount, and every other call of that kind is refused",
         )
         .set("SystemCallFilter", Value::word("~@privileged @resources @keyring"))
-        .set("SystemCallErrorNumber", Value::word("EPERM"))
-        .set("MemoryDenyWriteExecute", Value::Yes)
-        .set("LockPersonality", Value::Yes)
-        .set("AmbientCapabilities", Value::word(""))
-        .set("ProtectClock", Value::Yes)
-        .set("RemoveIPC", Value::Yes)
-        .set("RestrictRealtime", Value::Yes)
-        .set("RestrictSUIDSGID", Value::Yes)
-        .set("KeyringMode", Value::word("private"))
-        .set("DevicePolicy", Value::word("closed"))
+        .extend(sandbox::without_mounts())
         .set("MemoryMax", Value::word("32M"))
         .set("TasksMax", Value::Number(8))
         .set("LimitCORE", Value::Number(0))

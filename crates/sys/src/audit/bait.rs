@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::{Error, observe};
+use crate::auth::random;
 
 /// Where something lies, and the word in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +65,7 @@ impl Bait {
     fn everywhere() -> io::Result<Self> {
         let mut bait = Self { laid: Laid::default(), files: Vec::new() };
         for (name, directory) in DIRECTORIES {
-            let word = word()?;
+            let word = random()?;
             let mut file =
                 tempfile::Builder::new().prefix(".opencode-audit-").tempfile_in(directory)?;
             file.write_all(word.as_bytes())?;
@@ -74,35 +75,36 @@ impl Bait {
             bait.files.push(file);
         }
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let (place, word) = (listener.local_addr()?.to_string(), self::word()?);
-        let said = word.clone();
-        thread::Builder::new().spawn(move || {
-            for mut client in listener.incoming().flatten() {
-                let _ = client.write_all(said.as_bytes());
-            }
-        })?;
-        bait.laid.listeners.insert("loopback".to_owned(), Place { place, word });
-        let (place, word) = (format!("opencode-audit-{}", self::word()?), self::word()?);
+        let place = listener.local_addr()?.to_string();
+        bait.listen("loopback", place, move || listener.accept().map(|(client, _)| client))?;
+        let place = format!("opencode-audit-{}", random()?);
         let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&place)?)?;
+        bait.listen("abstract", place, move || listener.accept().map(|(client, _)| client))?;
+        Ok(bait)
+    }
+
+    /// Says a word to whoever comes, for as long as this program runs.
+    fn listen<Client: Write>(
+        &mut self,
+        name: &str,
+        place: String,
+        accept: impl Fn() -> io::Result<Client> + Send + 'static,
+    ) -> io::Result<()> {
+        let word = random()?;
         let said = word.clone();
         thread::Builder::new().spawn(move || {
-            for mut client in listener.incoming().flatten() {
-                let _ = client.write_all(said.as_bytes());
+            loop {
+                if let Ok(mut client) = accept() {
+                    let _ = client.write_all(said.as_bytes());
+                }
             }
         })?;
-        bait.laid.listeners.insert("abstract".to_owned(), Place { place, word });
-        Ok(bait)
+        self.laid.listeners.insert(name.to_owned(), Place { place, word });
+        Ok(())
     }
 
     /// Where everything lies.
     pub fn laid(&self) -> &Laid {
         &self.laid
     }
-}
-
-/// A word that nobody can guess.
-pub(super) fn word() -> io::Result<String> {
-    let mut bytes = [0_u8; 16];
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

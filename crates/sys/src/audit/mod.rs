@@ -94,8 +94,8 @@ impl Audit<'_> {
         let mut units = observe::units(&[&usual[..], &sometimes].concat())?;
         let is_there = |unit: &Loaded| unit.property("LoadState") != Some("not-found");
         units.retain(|unit| is_there(unit) || !sometimes.contains(&unit.name));
-        let found = |name: String| units.iter().find(|unit| unit.name == name);
-        let (Some(main), Some(socket)) = (found(names.main()), found(names.socket())) else {
+        let found = |name: &str| units.iter().find(|unit| unit.name == name);
+        let (Some(main), Some(socket)) = (found(&names.main()), found(&names.socket())) else {
             return Ok(None);
         };
         let pid = main.property("MainPID").and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0);
@@ -110,12 +110,12 @@ impl Audit<'_> {
         let mut rows =
             controls::judge(main, &kernel, &record.sandbox, self.facts.systemd, &restart);
         rows.push(mounts(main, pid, &restart)?);
-        rows.push(host::policy(record, &network, self.facts, found(ADDRESSES.to_owned()))?);
+        rows.push(host::policy(record, &network, self.facts, found(ADDRESSES))?);
         rows.push(host::listener(record, socket, &kernel));
-        rows.push(host::sockets(record, found(names.sockets()), pid));
+        rows.push(host::sockets(record, found(&names.sockets()), pid));
         rows.push(host::state(record, user));
         rows.push(host::secrets(record));
-        rows.push(host::limits(main, found(SLICE.to_owned()), &group, record));
+        rows.push(host::limits(main, found(SLICE), &group, record));
         rows.push(host::units(&units, record, pid));
         let mut report = Report { name: record.name.to_string(), rows };
         self.attempts(&mut report, main, pid, &group, network)?;
@@ -183,7 +183,7 @@ fn mounts(main: &Loaded, pid: i32, restart: &str) -> Result<Row, Error> {
     let said = format!("{} places, {writable} writable", declared.len());
     let mut row = Row::new("mounts", said, String::new());
     mounts::judge(&mut row, main, &found, restart);
-    for (source, target) in mounts::sources(main) {
+    for mounts::Bound { source, target, .. } in mounts::bound(main) {
         let identity = |path: &str| std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir);
         // A file may have been replaced since, as packages and `apply` do; a directory is itself.
         let (host, inside) = (identity(&source), identity(&format!("/proc/{pid}/root{target}")));

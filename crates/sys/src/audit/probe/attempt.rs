@@ -136,7 +136,7 @@ fn node(directory: &Path) -> Seen {
 
 /// A name that nobody else could have taken.
 fn own_name(directory: &Path) -> io::Result<PathBuf> {
-    Ok(directory.join(format!(".opencode-audit-{}", crate::audit::bait::word()?)))
+    Ok(directory.join(format!(".opencode-audit-{}", crate::auth::random()?)))
 }
 
 fn append(path: &str) -> Seen {
