@@ -199,7 +199,7 @@ pub(super) struct Instruction(u16, u8, u8, u32);
 /// A filter of system calls.
 pub(super) type Filter = Vec<Instruction>;
 
-/// The filters of another process, the newest first. It stands still meanwhile, for less than a millisecond.
+/// The filters of another process, the newest first. It stands still meanwhile.
 pub(super) fn filters(of: pid_t) -> io::Result<Vec<Filter>> {
     let none = ptr::null_mut::<c_void>();
     // SAFETY: no memory of ours is involved.
