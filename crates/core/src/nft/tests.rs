@@ -1,4 +1,6 @@
-use super::{HostLink, Stubs, deny_all, host_addresses, host_table, namespace_table, quote};
+use super::{
+    HostLink, Stubs, deny_all, dormant, host_addresses, host_table, namespace_table, quote,
+};
 use crate::network::{Allowed, Network, Policy, PortRange, Protocol};
 
 fn statements(text: &str) -> Vec<&str> {
@@ -21,7 +23,7 @@ fn network(policy: Policy) -> Network {
 }
 
 #[test]
-fn replaces_the_whole_table_in_one_transaction() {
+fn replaces_the_whole_table() {
     for policy in Policy::ALL {
         let text = namespace_table("foo", &network(policy));
         assert_eq!(
@@ -151,6 +153,26 @@ fn the_hosts_table_is_replaced_whole() {
     let output = text.split("chain output {").nth(1).unwrap();
     assert!(output.lines().nth(2).unwrap().contains("meta skuid @stubs goto stubs"), "{output}");
     assert!(!host_table(&[], &Stubs::default()).contains("elements"));
+}
+
+#[test]
+fn a_dormant_table_differs_in_its_name_alone() {
+    let nets = ["10.219.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap());
+    for policy in Policy::ALL {
+        let text = namespace_table("foo", &network(policy)) + &host_addresses(&nets);
+        let other = dormant(&text, "opencode", "opencode_next");
+        assert_eq!(
+            other.matches(" inet opencode_next").count(),
+            text.matches(" inet ").count() - 1
+        );
+        assert!(other.contains("table inet opencode_next {\n\tflags dormant;\n\tcomment \"foo"));
+        // It is not declared before it is deleted: that would wake it up.
+        assert!(!other.lines().any(|line| line == "table inet opencode_next"), "{other}");
+        let back = other.replace("\tflags dormant;\n", "").replace("opencode_next", "opencode");
+        assert_eq!(back, text.replace("\ntable inet opencode\n", "\n"));
+    }
+    let host = host_table(&[], &Stubs::default());
+    assert_eq!(dormant(&host, "opencode_host", "x").matches(" inet x").count(), 2);
 }
 
 #[test]

@@ -96,6 +96,21 @@ pub enum Error {
         /// The rules.
         rules: PathBuf,
     },
+    /// Two runs at once would be in each other's way.
+    #[error("cannot lock {directory} against a second run for this instance; this needs root")]
+    Turn {
+        /// Where its lock is.
+        directory: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// nft took the host's table and holds another one.
+    #[error(
+        "the host's table is not what was loaded; another program changes it: find it with \"nft \
+         monitor\", stop it, and start this unit again"
+    )]
+    OtherHostTable,
     /// systemd did not tell which users it has made.
     #[error(
         "cannot ask systemd for the users of the resolvers; look at: systemctl status init.scope"

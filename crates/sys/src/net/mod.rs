@@ -6,8 +6,8 @@
 //! the policy and goes before it.
 //!
 //! [`up`] always builds a fresh namespace from the rules. When there is none yet, that one is
-//! pinned; otherwise it is the reference: the existing namespace gets the same text in one
-//! transaction, and its listing must then equal the reference's. No hash is involved, because
+//! pinned; otherwise it is the reference: the existing namespace gets the same text, and its listing
+//! must then equal the reference's. No hash is involved, because
 //! a comment survives a rule added next to it, and nft 1.0.6 does not even print it as JSON.
 
 mod error;
@@ -21,6 +21,7 @@ mod pin;
 mod policy;
 mod route;
 mod sysctl;
+mod turn;
 mod watch;
 
 use std::fs;
@@ -131,6 +132,7 @@ pub fn read_network(path: &Path) -> Result<Network, Error> {
 /// is not seen by anybody and the link leads nowhere.
 pub fn up(request: &Up<'_>, progress: &(dyn Fn(Step) + Sync)) -> Result<Done, Error> {
     let Up { name, rules, nft, pool, destinations } = *request;
+    let _turn = turn::take(name)?;
     let wanted = pool.map(|pool| Wanted::new(name, pool, nft, destinations)).transpose()?;
     if wanted.is_some() {
         progress(Step::Allocated);
@@ -185,7 +187,12 @@ fn with_policy(
             Ok(_) => Outcome::Replaced,
             Err(_) => Outcome::Restored,
         };
-        policy.load()?;
+        if outcome == Outcome::Restored {
+            policy.load()?;
+            policy.tidy()?;
+        } else {
+            policy.replace(&expected)?;
+        }
         policy.require_same(&expected, &policy.list()?)?;
         settle()?;
         progress(Step::Reloaded);

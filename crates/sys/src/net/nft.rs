@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use instances_core::nft::{dormant, sleep, wake};
+
 /// Why it did not do what it was asked for.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -45,4 +47,57 @@ pub(super) fn run(nft: &Path, arguments: &[&str], input: &str) -> Result<Vec<u8>
         status: output.status.to_string(),
         stderr: stderr.split_whitespace().collect::<Vec<_>>().join(" "),
     })
+}
+
+/// Replaces a table that packets pass, and refuses none that the old and the new rules allow.
+///
+/// One transaction is not enough for that: a new chain is in the packets' way before its rules are, and a
+/// set holds nothing for a moment after the rules that look into it are in force. So a second table with
+/// the new rules joins the first one, which is then asleep while it is replaced. At every moment one of
+/// them judges all packets, so that a run which is killed leaves no gap; what it leaves behind refuses more
+/// than it should at worst, until the next run.
+///
+/// `run` passes a text to nft. `proven` is told the name of the second table, once it judges, before the
+/// first one stops doing so.
+pub(super) fn replace<E>(
+    table: &str,
+    text: &str,
+    run: &dyn Fn(&str) -> Result<(), E>,
+    proven: &dyn Fn(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    let next = next(table);
+    let staged = || {
+        // A run that was killed may have left the first one asleep.
+        run(&wake(table))?;
+        withdraw(&next, run)?;
+        run(&(wake(&next) + &dormant(text, table, &next)))?;
+        run(&wake(&next))?;
+        proven(&next)
+    };
+    if let Err(error) = staged() {
+        let _ = withdraw(&next, run);
+        return Err(error);
+    }
+    run(&sleep(table))?;
+    let replaced = run(&dormant(text, table, table));
+    // Whichever it is now, it is a whole one.
+    run(&wake(table))?;
+    withdraw(&next, run)?;
+    replaced
+}
+
+/// Takes away what a killed replacement of this table left. There need be nothing.
+pub(super) fn tidy<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
+    withdraw(&next(table), run)
+}
+
+/// Removes a table without a packet being judged by what is left of it on the way.
+fn withdraw<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
+    run(&sleep(table))?;
+    run(&format!("delete table inet {table}\n"))
+}
+
+/// The name of the table that stands in for this one while it is replaced.
+fn next(table: &str) -> String {
+    format!("{table}_next")
 }

@@ -65,15 +65,36 @@ impl Policy {
         Ok(Self { nft: nft.to_owned(), rules: rules.to_owned(), text })
     }
 
-    /// Loads the table: the whole of it, or nothing.
+    /// Loads the table where nothing passes it yet: the whole of it, or nothing.
     pub(super) fn load(&self) -> Result<(), Error> {
-        self.run("load", &["-f", "-"], &self.text).map(drop)
+        self.pass(&self.text)
+    }
+
+    /// Replaces the table that is there by one that is proven to be as expected, and cuts nothing that stays
+    /// allowed.
+    pub(super) fn replace(&self, expected: &Listing) -> Result<(), Error> {
+        nft::replace(NFT_TABLE, &self.text, &|text| self.pass(text), &|next| {
+            self.require_same(expected, &self.list_table(next)?.renamed(next, NFT_TABLE))
+        })
+    }
+
+    /// Takes away what a killed replacement left.
+    pub(super) fn tidy(&self) -> Result<(), Error> {
+        nft::tidy(NFT_TABLE, &|text| self.pass(text))
     }
 
     /// Lists the table; fails when there is none.
     pub(super) fn list(&self) -> Result<Listing, Error> {
-        let output = self.run("list", &["-j", "list", "table", "inet", NFT_TABLE], "")?;
+        self.list_table(NFT_TABLE)
+    }
+
+    fn list_table(&self, table: &str) -> Result<Listing, Error> {
+        let output = self.run("list", &["-j", "list", "table", "inet", table], "")?;
         Listing::parse(&output).map_err(|source| Error::Listing { nft: self.nft.clone(), source })
+    }
+
+    fn pass(&self, text: &str) -> Result<(), Error> {
+        self.run("load", &["-f", "-"], text).map(drop)
     }
 
     /// Refuses a policy that leaves a hook open.
@@ -112,6 +133,19 @@ impl Listing {
         let document: Document = serde_json::from_slice(json)?;
         let own = document.nftables.into_iter().filter(|object| object.get("metainfo").is_none());
         Ok(Self(own.map(settled).collect()))
+    }
+
+    /// The same as that of a table with another name.
+    pub(super) fn renamed(mut self, from: &str, to: &str) -> Self {
+        for object in self.0.iter_mut().filter_map(Value::as_object_mut) {
+            for (kind, object) in object {
+                let key = if kind == "table" { "name" } else { "table" };
+                if let Some(name) = object.get_mut(key).filter(|name| **name == from) {
+                    *name = to.into();
+                }
+            }
+        }
+        self
     }
 
     /// The same without what these sets hold.
@@ -206,6 +240,18 @@ mod tests {
         assert_eq!(listing(&[set(json!(["a", "b"]))]), listing(&[set(json!(["b", "a"]))]));
         assert_ne!(listing(&[set(json!(["a"]))]), listing(&[set(json!(["a", "b"]))]));
         assert_eq!(listing(&[timed(json!(["a"]))]), listing(&[timed(json!([]))]));
+    }
+
+    #[test]
+    fn a_table_of_another_name_can_be_the_same() {
+        let table = |name: &str| {
+            let mut chain = chain("input", "drop", 1);
+            chain["chain"]["table"] = name.into();
+            listing(&[json!({"table": {"family": "inet", "name": name}}), chain])
+        };
+        assert_ne!(table("other"), table("opencode"));
+        assert_eq!(table("other").renamed("other", "opencode"), table("opencode"));
+        assert_ne!(table("third").renamed("other", "opencode"), table("opencode"));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The link: what goes through it, what does not, and what is left of it when its maker is killed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::process::Child;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -22,7 +25,7 @@ use crate::world::{
     try_up_in, up, within,
 };
 
-pub(crate) const CASES: [(&str, fn()); 22] = [
+pub(crate) const CASES: [(&str, fn()); 23] = [
     ("link_goes_up_stays_and_goes", goes_up_stays_and_goes),
     ("link_carries_both_families", carries_both_families),
     ("link_killed_at_each_step", killed_at_each_step),
@@ -31,6 +34,7 @@ pub(crate) const CASES: [(&str, fn()); 22] = [
     ("links_at_once", at_once),
     ("links_that_collide", that_collide),
     ("link_goes_with_policy_none", goes_with_policy_none),
+    ("a_reload_refuses_nothing_that_stays_allowed", a_reload_refuses_nothing_that_stays_allowed),
     ("nothing_leaves_without_the_hosts_table", nothing_leaves_without_the_hosts_table),
     ("a_spoofed_source_is_dropped", a_spoofed_source_is_dropped),
     ("instances_do_not_reach_each_other", instances_do_not_reach_each_other),
@@ -322,6 +326,61 @@ fn goes_with_policy_none() {
     assert_eq!(of("foo", "ip route show default").lines().count(), 1);
     assert_eq!(seen("foo", SITE).unwrap(), HOST.to_string());
     assert_eq!(seen("foo", SITE6).unwrap(), HOST6.to_string());
+}
+
+/// The agent's packets come at all times, while its policy is replaced and the host's table too.
+fn a_reload_refuses_nothing_that_stays_allowed() {
+    world::make(true);
+    up("foo");
+    let done = AtomicBool::new(false);
+    let flood = |to: IpAddr| {
+        let local = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(local).unwrap();
+        socket.connect((to, 9999)).unwrap();
+        let mut refused = BTreeMap::new();
+        while !done.load(Ordering::Relaxed) {
+            for _ in 0..20 {
+                match socket.send(b"x") {
+                    // Nothing listens there, and that is said of the one before.
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                    Err(error) => *refused.entry(error.to_string()).or_insert(0) += 1,
+                }
+            }
+            // The kernel's queue is everybody's.
+            thread::sleep(Duration::from_micros(100));
+        }
+        refused
+    };
+    let converse = || {
+        let (mut errors, mut flow) = (Vec::new(), connect("foo", SITE).unwrap());
+        while !done.load(Ordering::Relaxed) {
+            let new = connect("foo", SITE).and_then(|mut new| echo(&mut new));
+            errors.extend(new.and_then(|_| echo(&mut flow)).err().map(|error| error.to_string()));
+        }
+        errors
+    };
+    thread::scope(|scope| {
+        let floods = [IpAddr::from(SITE), IpAddr::from(SITE6)]
+            .map(|to| scope.spawn(move || within("opencode-foo", || flood(to))));
+        let converse = scope.spawn(converse);
+        for round in 0..10 {
+            let other = if round % 2 == 0 { "192.0.2.0/28" } else { "192.0.2.16/28" };
+            world::list(&["198.51.100.0/24", "2001:db8:1::/48", other]);
+            assert_eq!(up("foo").outcome, Outcome::Replaced);
+            up("bar");
+            down("bar");
+        }
+        done.store(true, Ordering::Relaxed);
+        for flood in floods {
+            assert_eq!(flood.join().unwrap(), BTreeMap::new());
+        }
+        assert_eq!(converse.join().unwrap(), [""; 0]);
+    });
+    assert!(
+        !of("foo", "nft list tables").contains("next")
+            && !run("nft list tables").1.contains("next")
+    );
 }
 
 fn nothing_leaves_without_the_hosts_table() {

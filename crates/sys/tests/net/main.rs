@@ -32,12 +32,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use self::isolated::Suite;
 use self::stage::{
-    KILL_AT, PIN, RULES, assert_closed, assert_nothing_or_closed, connect, fd, in_namespace,
-    inside, link, must, must_inside, nft, refusal, run, script, spawn_up, up, up_and_die, up_with,
-    write_rules,
+    KILL_AT, PIN, RULES, assert_closed, assert_nothing_or_closed, assert_refusing, connect, fd,
+    in_namespace, inside, link, must, must_inside, nft, refusal, run, script, spawn_up, up,
+    up_and_die, up_with, write_rules,
 };
 
 const CASE: &str = "INSTANCES_NET_CASE";
+
+/// How often nft loads something when a policy is there already: once where nobody sees it, and what it takes
+/// to replace one.
+const RUNS: u32 = 11;
 
 const CASES: [(&str, fn()); 19] = [
     ("creates_then_keeps_then_goes", creates_then_keeps_then_goes),
@@ -205,13 +209,15 @@ fn killed_while_reloading() {
     up();
     for round in 0..40 {
         let mut child = spawn_up(if round == 0 { "Reloaded" } else { "never" });
-        thread::sleep(Duration::from_micros(750 * round));
+        thread::sleep(Duration::from_millis(3 * round));
         if round > 0 {
             child.kill().unwrap();
         }
         child.wait().unwrap();
-        assert_closed();
+        assert_refusing();
     }
+    up();
+    assert_closed();
     assert_eq!(up(), Outcome::Same);
 }
 
@@ -312,22 +318,47 @@ fn a_failed_reload_keeps_the_policy() {
     assert!(refusal(&nft()).contains("syntax error"));
     assert_closed();
     write_rules(&deny_all("foo"));
-    fs::write("/run/count", "").unwrap();
-    let second = "[ \"$1\" = -f ] && echo >> /run/count\n\
-        [ \"$1\" = -f ] && [ $(wc -l < /run/count) = 2 ] && exit 1\nnft \"$@\"";
-    assert!(refusal(&script("second", second)).contains("nft load failed"));
-    assert_closed();
+    // Whichever of nft's runs fails, or is the last one: all that is there refuses, and something is.
+    for (at, end) in (1..=RUNS).flat_map(|at| [(at, "exit 1"), (at, "kill -9 $PPID; exit 1")]) {
+        fs::write("/run/count", "").unwrap();
+        let text = format!(
+            "[ \"$1\" = -f ] && echo >> /run/count\n\
+             [ \"$1\" = -f ] && [ $(wc -l < /run/count) = {at} ] && {{ {end}; }}\nnft \"$@\""
+        );
+        script("nft", &text);
+        let path = format!("/run:{}", env::var("PATH").unwrap());
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.env(KILL_AT, "never").env("PATH", path).stderr(Stdio::null());
+        assert!(!child.status().unwrap().success(), "{at}: {end}");
+        let (_, rules) = inside("nft -s list ruleset");
+        let mut awake = rules.split("table inet ").skip(1).filter(|one| !one.contains("dormant"));
+        let closed = |one: &str| {
+            one.matches("policy drop").count() == 3 && one.matches("accept").count() == 2
+        };
+        assert!(awake.clone().count() > 0 && awake.all(closed), "{at}: {end}: {rules}");
+        up();
+        assert_closed();
+        assert_eq!(inside("nft list tables").1, "table inet opencode\n", "{at}: {end}");
+    }
 }
 
 fn a_concurrent_writer_is_an_error() {
     up();
-    fs::write("/run/count", "").unwrap();
-    let writer = "nft \"$@\" || exit 1\n[ \"$1\" = -f ] && echo >> /run/count\n\
-        [ \"$1\" = -f ] && [ $(wc -l < /run/count) = 2 ] && \
-        nft insert rule inet opencode output accept\nexit 0";
-    assert!(refusal(&script("writer", writer)).contains("is not what the file says"));
-    assert_eq!(up(), Outcome::Replaced);
-    assert_closed();
+    // Once into the table that stands in, once into the one that stays.
+    for (run, table, left) in
+        [(5, "opencode_next", Outcome::Same), (8, "opencode", Outcome::Replaced)]
+    {
+        fs::write("/run/count", "").unwrap();
+        let text = format!(
+            "nft \"$@\" || exit 1\n[ \"$1\" = -f ] && echo >> /run/count\n\
+             [ \"$1\" = -f ] && [ $(wc -l < /run/count) = {run} ] && \
+             nft insert rule inet {table} output accept\nexit 0"
+        );
+        let refused = refusal(&script("writer", &text));
+        assert!(refused.contains("is not what the file says"), "{run}: {refused}");
+        assert_eq!(up(), left);
+        assert_closed();
+    }
 }
 
 fn at_once_and_twice() {

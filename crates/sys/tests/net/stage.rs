@@ -132,6 +132,15 @@ pub(crate) fn assert_closed() {
     assert!(link.contains("LOOPBACK,UP"), "{link}");
 }
 
+/// In the middle of a reload there may be two tables: one is in force, and whichever is in force is closed.
+pub(crate) fn assert_refusing() {
+    let (_, rules) = inside("nft -s list ruleset");
+    let mut awake = rules.split("table inet ").skip(1).filter(|one| !one.contains("dormant"));
+    let closed =
+        |one: &str| one.matches("policy drop").count() == 3 && one.matches("accept").count() == 2;
+    assert!(awake.clone().count() > 0 && awake.all(closed), "{rules}");
+}
+
 /// Either there is no namespace by that name, or it refuses.
 pub(crate) fn assert_nothing_or_closed() -> bool {
     let (pinned, _) = inside("true");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use instances_core::layout::NFT_HOST_TABLE;
-use instances_core::nft::{HostLink, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub};
+use instances_core::nft::{HostLink, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub, remove};
 use instances_core::spec::InstanceName;
 use instances_core::units::Names;
 use ipnet::{IpNet, Ipv4Net};
@@ -78,14 +78,42 @@ impl Host {
             .map_err(failed("set the routing rules for", LINK_PREFIX))
     }
 
-    pub(super) fn load(&self, nft: &Path) -> Result<(), Error> {
-        let (action, text) = if self.links.is_empty() {
-            // Declared first, so that deleting it succeeds when there is none.
-            ("remove", format!("table inet {NFT_HOST_TABLE}\ndelete table inet {NFT_HOST_TABLE}\n"))
-        } else {
-            ("load", host_table(&self.links, &self.stubs()?))
+    /// Loads the table, or takes it away where there is no link. One that is as it should be is not touched,
+    /// and keeps its counters.
+    pub(super) fn load(&self, nft: &Path) -> Result<Found, Error> {
+        let run = |action, arguments: &[&str], text: &str| {
+            nft::run(nft, arguments, text).map_err(|failure| told(action, nft, failure))
         };
-        nft::run(nft, &["-f", "-"], &text).map(drop).map_err(|failure| told(action, nft, failure))
+        let pass = |text: &str| run("load", &["-f", "-"], text).map(drop);
+        let list = |table: &str| {
+            let bytes = run("list", &["-j", "list", "table", "inet", table], "")?;
+            Listing::parse(&bytes).map_err(|source| Error::Listing { nft: nft.to_owned(), source })
+        };
+        if self.links.is_empty() {
+            run("remove", &["-f", "-"], &remove(NFT_HOST_TABLE))?;
+            nft::tidy(NFT_HOST_TABLE, &pass)?;
+            return Ok(Found::AsItShouldBe);
+        }
+        let text = host_table(&self.links, &self.stubs()?);
+        let (_, expected) = namespace::fresh(|| {
+            pass(&text)?;
+            list(NFT_HOST_TABLE)
+        })?;
+        // A failure is what a missing table is.
+        let Ok(found) = list(NFT_HOST_TABLE) else {
+            pass(&text)?;
+            nft::tidy(NFT_HOST_TABLE, &pass)?;
+            return Ok(Found::Other);
+        };
+        if found == expected {
+            return Ok(Found::AsItShouldBe);
+        }
+        nft::replace(NFT_HOST_TABLE, &text, &pass, &|next| {
+            let same = list(next)?.renamed(next, NFT_HOST_TABLE) == expected;
+            if same { Ok(()) } else { Err(Error::OtherHostTable) }
+        })?;
+        let outdated = found.without(&STUB_SETS) == expected.without(&STUB_SETS);
+        Ok(if outdated { Found::Outdated } else { Found::Other })
     }
 
     fn stubs(&self) -> Result<Stubs, Error> {
@@ -97,35 +125,13 @@ impl Host {
     pub(super) fn confine(&self, nft: &Path, user: u32) -> Result<(), Error> {
         match nft::run(nft, &["-f", "-"], &one_stub(user)) {
             Ok(_) => Ok(()),
-            Err(_) => self.load(nft),
+            Err(_) => self.load(nft).map(drop),
         }
     }
 
-    /// Puts the table back where it is not as it should be; as long as it is, its counters stay.
+    /// Puts the table back where it is not as it should be.
     pub(super) fn heal(&self, nft: &Path) -> Result<Found, Error> {
-        if self.links.is_empty() {
-            return Ok(Found::AsItShouldBe);
-        }
-        let list = || nft::run(nft, &["-j", "list", "table", "inet", NFT_HOST_TABLE], "");
-        let parse = |bytes: &[u8]| {
-            Listing::parse(bytes).map_err(|source| Error::Listing { nft: nft.to_owned(), source })
-        };
-        let (_, expected) = namespace::fresh(|| {
-            self.load(nft)?;
-            parse(&list().map_err(|failure| told("list", nft, failure))?)
-        })?;
-        // A failure is what a missing table is.
-        let found = match list() {
-            Err(_) => Found::Other,
-            Ok(listed) => match parse(&listed)? {
-                listed if listed == expected => return Ok(Found::AsItShouldBe),
-                listed if listed.without(&STUB_SETS) == expected.without(&STUB_SETS) => {
-                    Found::Outdated
-                }
-                _ => Found::Other,
-            },
-        };
-        self.load(nft).map(|()| found)
+        if self.links.is_empty() { Ok(Found::AsItShouldBe) } else { self.load(nft) }
     }
 }
 

@@ -277,7 +277,7 @@ pub(super) fn lower(name: &InstanceName, nft: Option<&Path>) -> Vec<Error> {
             Err(error) => attempt(Err(error)),
             Ok(host) => {
                 if let Some(nft) = nft {
-                    attempt(host.load(nft));
+                    attempt(host.load(nft).map(drop));
                 }
                 attempt(host.guard(&route));
             }
