@@ -13,7 +13,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use host::{HostLink, LINK_MARK, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub};
+pub use host::{
+    HostLink, LINK_MARK, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, host_elements, host_table,
+    one_stub,
+};
 
 use crate::layout::NFT_TABLE;
 use crate::network::{Network, Policy};

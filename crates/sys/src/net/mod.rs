@@ -189,7 +189,6 @@ fn with_policy(
         };
         if outcome == Outcome::Restored {
             policy.load()?;
-            policy.tidy()?;
         } else {
             policy.replace(&expected)?;
         }

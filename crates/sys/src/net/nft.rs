@@ -86,11 +86,6 @@ pub(super) fn replace<E>(
     replaced
 }
 
-/// Takes away what a killed replacement of this table left. There need be nothing.
-pub(super) fn tidy<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
-    withdraw(&next(table), run)
-}
-
 /// Removes a table without a packet being judged by what is left of it on the way.
 fn withdraw<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
     run(&sleep(table))?;
@@ -98,6 +93,6 @@ fn withdraw<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E
 }
 
 /// The name of the table that stands in for this one while it is replaced.
-fn next(table: &str) -> String {
+pub(super) fn next(table: &str) -> String {
     format!("{table}_next")
 }

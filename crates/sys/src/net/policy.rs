@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use instances_core::layout::NFT_TABLE;
-use instances_core::nft::HOST_SETS;
+use instances_core::nft::{HOST_SETS, remove};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -65,9 +65,10 @@ impl Policy {
         Ok(Self { nft: nft.to_owned(), rules: rules.to_owned(), text })
     }
 
-    /// Loads the table where nothing passes it yet: the whole of it, or nothing.
+    /// Loads the table where there is none: the whole of it, or nothing. What a killed replacement left goes
+    /// at the same time.
     pub(super) fn load(&self) -> Result<(), Error> {
-        self.pass(&self.text)
+        self.pass(&(self.text.clone() + &remove(&nft::next(NFT_TABLE))))
     }
 
     /// Replaces the table that is there by one that is proven to be as expected, and cuts nothing that stays
@@ -76,11 +77,6 @@ impl Policy {
         nft::replace(NFT_TABLE, &self.text, &|text| self.pass(text), &|next| {
             self.require_same(expected, &self.list_table(next)?.renamed(next, NFT_TABLE))
         })
-    }
-
-    /// Takes away what a killed replacement left.
-    pub(super) fn tidy(&self) -> Result<(), Error> {
-        nft::tidy(NFT_TABLE, &|text| self.pass(text))
     }
 
     /// Lists the table; fails when there is none.

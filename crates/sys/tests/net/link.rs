@@ -339,7 +339,7 @@ fn a_reload_refuses_nothing_that_stays_allowed() {
         socket.connect((to, 9999)).unwrap();
         let mut refused = BTreeMap::new();
         while !done.load(Ordering::Relaxed) {
-            for _ in 0..20 {
+            for _ in 0..5 {
                 match socket.send(b"x") {
                     // Nothing listens there, and that is said of the one before.
                     Ok(_) => {}
@@ -348,15 +348,19 @@ fn a_reload_refuses_nothing_that_stays_allowed() {
                 }
             }
             // The kernel's queue is everybody's.
-            thread::sleep(Duration::from_micros(100));
+            thread::sleep(Duration::from_micros(900));
         }
         refused
     };
     let converse = || {
         let (mut errors, mut flow) = (Vec::new(), connect("foo", SITE).unwrap());
+        // What is late on a loaded machine was not refused.
+        let late = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
         while !done.load(Ordering::Relaxed) {
             let new = connect("foo", SITE).and_then(|mut new| echo(&mut new));
-            errors.extend(new.and_then(|_| echo(&mut flow)).err().map(|error| error.to_string()));
+            let error = new.and_then(|_| echo(&mut flow)).err();
+            let refused = error.filter(|error| !late.contains(&error.kind()));
+            errors.extend(refused.map(|error| error.to_string()));
         }
         errors
     };

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use instances_core::layout::NFT_HOST_TABLE;
-use instances_core::nft::{HostLink, LINK_PREFIX, STUB_SETS, Stubs, host_table, one_stub, remove};
+use instances_core::nft::{
+    HostLink, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, host_elements, host_table, one_stub, remove,
+};
 use instances_core::spec::InstanceName;
 use instances_core::units::Names;
 use ipnet::{IpNet, Ipv4Net};
@@ -90,30 +92,38 @@ impl Host {
             Listing::parse(&bytes).map_err(|source| Error::Listing { nft: nft.to_owned(), source })
         };
         if self.links.is_empty() {
-            run("remove", &["-f", "-"], &remove(NFT_HOST_TABLE))?;
-            nft::tidy(NFT_HOST_TABLE, &pass)?;
+            let both = remove(NFT_HOST_TABLE) + &remove(&nft::next(NFT_HOST_TABLE));
+            run("remove", &["-f", "-"], &both)?;
             return Ok(Found::AsItShouldBe);
         }
-        let text = host_table(&self.links, &self.stubs()?);
+        let stubs = self.stubs()?;
+        let text = host_table(&self.links, &stubs);
+        // A failure is what a missing table is.
+        let Ok(found) = list(NFT_HOST_TABLE) else {
+            pass(&(text + &remove(&nft::next(NFT_HOST_TABLE))))?;
+            return Ok(Found::Other);
+        };
         let (_, expected) = namespace::fresh(|| {
             pass(&text)?;
             list(NFT_HOST_TABLE)
         })?;
-        // A failure is what a missing table is.
-        let Ok(found) = list(NFT_HOST_TABLE) else {
-            pass(&text)?;
-            nft::tidy(NFT_HOST_TABLE, &pass)?;
-            return Ok(Found::Other);
-        };
         if found == expected {
             return Ok(Found::AsItShouldBe);
+        }
+        let apart = |sets: &[&str]| found.without(sets) == expected.without(sets);
+        let was = if apart(&STUB_SETS) { Found::Outdated } else { Found::Other };
+        // Mostly a link has come: its sets have too little, and nothing that is in force need be replaced.
+        if apart(&[LINK_SETS, STUB_SETS].concat()) {
+            pass(&host_elements(&self.links, &stubs))?;
+            if list(NFT_HOST_TABLE)? == expected {
+                return Ok(was);
+            }
         }
         nft::replace(NFT_HOST_TABLE, &text, &pass, &|next| {
             let same = list(next)?.renamed(next, NFT_HOST_TABLE) == expected;
             if same { Ok(()) } else { Err(Error::OtherHostTable) }
         })?;
-        let outdated = found.without(&STUB_SETS) == expected.without(&STUB_SETS);
-        Ok(if outdated { Found::Outdated } else { Found::Other })
+        Ok(was)
     }
 
     fn stubs(&self) -> Result<Stubs, Error> {
