@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::elements::Family;
-use super::{NEIGHBOURS, lines, quote, set};
+use super::{NEIGHBOURS, lines, quote, set, wake};
 use crate::layout::NFT_HOST_TABLE;
 
 /// What the name of every link's end on the host begins with.
@@ -52,13 +52,13 @@ pub fn host_elements(links: &[HostLink], stubs: &Stubs) -> String {
         }
         format!("add element inet {NFT_HOST_TABLE} {name} {{\n{}}}\n", lines(&elements, "\t"))
     };
-    sets(links, stubs).map(add).concat()
+    wake(NFT_HOST_TABLE) + &sets(links, stubs).map(add).concat()
 }
 
 /// Adds one stub to the table that is there.
 pub fn one_stub(user: u32) -> String {
     let [stubs, ..] = STUB_SETS;
-    format!("add element inet {NFT_HOST_TABLE} {stubs} {{ {user} }}\n")
+    wake(NFT_HOST_TABLE) + &format!("add element inet {NFT_HOST_TABLE} {stubs} {{ {user} }}\n")
 }
 
 /// The host's table for these links, whole.

@@ -11,7 +11,7 @@ use instances_core::nft::HOST_SETS;
 use instances_core::spec::InstanceName;
 use serde::Serialize;
 
-use super::policy::Policy;
+use super::policy::{Listing, Policy};
 use super::{Error, link, namespace, nft};
 
 /// What [`look`] needs to know.
@@ -87,7 +87,8 @@ pub fn can_look() -> bool {
 /// with what it lists in the instance's: two texts can mean the same.
 pub fn look(request: &Request<'_>) -> Result<Look, Error> {
     let Request { name, rules, nft, linked } = *request;
-    let host_table = nft::run(nft, &["list", "table", "inet", NFT_HOST_TABLE], "").is_ok();
+    let host_table = nft::run(nft, &["-j", "list", "table", "inet", NFT_HOST_TABLE], "");
+    let host_table = host_table.is_ok_and(|json| Listing::parse(&json).is_ok_and(|it| it.judges()));
     let path = Path::new(NETNS_DIR).join(format!("opencode-{name}"));
     let existing = match File::open(&path) {
         Ok(file) => file,

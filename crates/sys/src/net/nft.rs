@@ -1,10 +1,12 @@
 //! The program `nft`, which gets its rules on its standard input.
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use instances_core::nft::{dormant, sleep, wake};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 /// Why it did not do what it was asked for.
 #[derive(Debug)]
@@ -49,6 +51,12 @@ pub(super) fn run(nft: &Path, arguments: &[&str], input: &str) -> Result<Vec<u8>
     })
 }
 
+/// Lets the program hold a lock too: it may live on for a moment when whoever started it is killed, and
+/// what it does then must not meet the next run.
+pub(super) fn inherits(lock: impl AsFd) -> rustix::io::Result<()> {
+    fcntl_setfd(lock, FdFlags::empty())
+}
+
 /// Replaces a table that packets pass, and refuses none that the old and the new rules allow.
 ///
 /// One transaction is not enough for that: a new chain is in the packets' way before its rules are, and a
@@ -57,8 +65,8 @@ pub(super) fn run(nft: &Path, arguments: &[&str], input: &str) -> Result<Vec<u8>
 /// them judges all packets, so that a run which is killed leaves no gap; what it leaves behind refuses more
 /// than it should at worst, until the next run.
 ///
-/// `run` passes a text to nft. `proven` is told the name of the second table, once it judges, before the
-/// first one stops doing so.
+/// `run` passes a text to nft. `proven` is told the name of each table once it judges, before the other one
+/// stops doing so. Where it is not what was meant, both stay.
 pub(super) fn replace<E>(
     table: &str,
     text: &str,
@@ -82,8 +90,20 @@ pub(super) fn replace<E>(
     let replaced = run(&dormant(text, table, table));
     // Whichever it is now, it is a whole one.
     run(&wake(table))?;
-    withdraw(&next, run)?;
-    replaced
+    replaced.and_then(|()| proven(table))?;
+    withdraw(&next, run)
+}
+
+/// Takes away what a killed replacement left, where it left something: the second table, which nobody
+/// brings up to date.
+pub(super) fn tidy<E>(
+    nft: &Path,
+    table: &str,
+    run: &dyn Fn(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    let next = next(table);
+    let there = self::run(nft, &["list", "table", "inet", &next], "").is_ok();
+    if there { withdraw(&next, run) } else { Ok(()) }
 }
 
 /// Removes a table without a packet being judged by what is left of it on the way.

@@ -176,6 +176,11 @@ impl Listing {
         )
     }
 
+    /// True when a table that is there is no empty one and does not sleep.
+    pub(super) fn judges(&self) -> bool {
+        !self.has_flags() && self.0.iter().any(|object| object.get("rule").is_some())
+    }
+
     /// True when the table has any flag. nft 1.0.6 prints garbage as its value, but only then.
     fn has_flags(&self) -> bool {
         self.0.iter().filter_map(|object| object.get("table")).any(|t| t.get("flags").is_some())

@@ -11,7 +11,7 @@ use instances_core::spec::InstanceName;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
-use super::Error;
+use super::{Error, nft};
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(super) fn take(name: &InstanceName) -> Result<Turn, Error> {
             .write(true)
             .open(directory.join(".net.lock"))?;
         retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))?;
+        nft::inherits(&lock)?;
         Ok(lock)
     };
     lock().map(|lock| Turn { _lock: lock }).map_err(|source| Error::Turn { directory, source })

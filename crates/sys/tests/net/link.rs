@@ -25,7 +25,7 @@ use crate::world::{
     try_up_in, up, within,
 };
 
-pub(crate) const CASES: [(&str, fn()); 23] = [
+pub(crate) const CASES: [(&str, fn()); 24] = [
     ("link_goes_up_stays_and_goes", goes_up_stays_and_goes),
     ("link_carries_both_families", carries_both_families),
     ("link_killed_at_each_step", killed_at_each_step),
@@ -35,6 +35,7 @@ pub(crate) const CASES: [(&str, fn()); 23] = [
     ("links_that_collide", that_collide),
     ("link_goes_with_policy_none", goes_with_policy_none),
     ("a_reload_refuses_nothing_that_stays_allowed", a_reload_refuses_nothing_that_stays_allowed),
+    ("what_a_killed_reload_left_goes", what_a_killed_reload_left_goes),
     ("nothing_leaves_without_the_hosts_table", nothing_leaves_without_the_hosts_table),
     ("a_spoofed_source_is_dropped", a_spoofed_source_is_dropped),
     ("instances_do_not_reach_each_other", instances_do_not_reach_each_other),
@@ -385,6 +386,29 @@ fn a_reload_refuses_nothing_that_stays_allowed() {
         !of("foo", "nft list tables").contains("next")
             && !run("nft list tables").1.contains("next")
     );
+}
+
+/// A second table that knows nobody but those who were there, beside one that is as it should be.
+fn what_a_killed_reload_left_goes() {
+    world::make(true);
+    up("foo");
+    let left = |table: &str| {
+        let text = run(&format!("nft -s list table inet {table}")).1;
+        fs::write("/run/left", text.replace(table, &format!("{table}_next"))).unwrap();
+        must("nft -f /run/left");
+    };
+    left("opencode_host");
+    up("bar");
+    assert_eq!(seen("bar", SITE).unwrap(), HOST.to_string());
+    left("opencode_host");
+    assert_eq!(up("bar").outcome, Outcome::Same);
+    assert!(!run("nft list tables").1.contains("next"));
+    // Asleep, with the second one in its place.
+    left("opencode_host");
+    must("nft 'table inet opencode_host { flags dormant; }'");
+    up("bar");
+    assert_eq!(seen("bar", SITE).unwrap(), HOST.to_string());
+    assert_eq!(run("nft list tables").1, "table inet opencode_host\n");
 }
 
 fn nothing_leaves_without_the_hosts_table() {

@@ -108,6 +108,7 @@ impl Host {
             list(NFT_HOST_TABLE)
         })?;
         if found == expected {
+            nft::tidy(nft, NFT_HOST_TABLE, &pass)?;
             return Ok(Found::AsItShouldBe);
         }
         let apart = |sets: &[&str]| found.without(sets) == expected.without(sets);
@@ -116,6 +117,7 @@ impl Host {
         if apart(&[LINK_SETS, STUB_SETS].concat()) {
             pass(&host_elements(&self.links, &stubs))?;
             if list(NFT_HOST_TABLE)? == expected {
+                nft::tidy(nft, NFT_HOST_TABLE, &pass)?;
                 return Ok(was);
             }
         }

@@ -19,7 +19,7 @@ use rustix::io::retry_on_intr;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
-use super::super::Error;
+use super::super::{Error, nft};
 use super::ends::{Ends, Pair};
 
 const FILE: &str = "links.json";
@@ -57,6 +57,7 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make"))?;
         let opened = OwnedFd::from(File::open(directory).map_err(failed("open"))?);
         retry_on_intr(|| flock(&opened, FlockOperation::LockExclusive))
+            .and_then(|()| nft::inherits(&opened))
             .map_err(|errno| failed("lock")(errno.into()))?;
         Ok(Self { directory: directory.to_owned(), _lock: opened })
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use instances_core::layout::{NETNS_DIR, NETWORK_ROOT};
-use instances_core::nft::LINK_PREFIX;
+use instances_core::layout::{NETNS_DIR, NETWORK_ROOT, NFT_TABLE};
+use instances_core::nft::{LINK_PREFIX, wake};
 use ipnet::IpNet;
 
 use super::super::nft::{self, Failure};
@@ -104,7 +104,9 @@ pub(super) fn fill(
     text: &str,
 ) -> Result<(), Error> {
     namespace::inside(namespace, || {
-        nft::run(nft, &["-f", "-"], text).map(drop).map_err(|failure| match failure {
+        // A killed run may have left the table asleep, beside one that is not filled.
+        let text = wake(NFT_TABLE) + text;
+        nft::run(nft, &["-f", "-"], &text).map(drop).map_err(|failure| match failure {
             Failure::Start(source) => Error::StartNft { nft: nft.to_owned(), source },
             Failure::Refused { status, stderr } => {
                 Error::HostSets { name: name.to_owned(), status, stderr }
