@@ -6,7 +6,6 @@
     reason = "clippy allows these in tests, but not in what tests share"
 )]
 
-mod audit;
 mod limits;
 #[path = "../lifecycle/stand_in.rs"]
 mod stand_in;

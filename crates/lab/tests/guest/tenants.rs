@@ -52,7 +52,7 @@ fn assert_healthy(machine: &Machine, instance: &str) {
         Ok(answer.pointer("/instances/0/healthy") == Some(&Value::Bool(true)))
     };
     let what = format!("{instance} is healthy");
-    machine.wait_until(&what, Duration::from_secs(20), answers).unwrap();
+    machine.wait_until(&what, Duration::from_secs(30), answers).unwrap();
 }
 
 #[test]
