@@ -189,10 +189,10 @@ fn with_policy(
         };
         if outcome == Outcome::Restored {
             policy.load()?;
+            policy.require_same(&expected, &policy.list()?)?;
         } else {
             policy.replace(&expected)?;
         }
-        policy.require_same(&expected, &policy.list()?)?;
         settle()?;
         progress(Step::Reloaded);
         Ok(outcome)

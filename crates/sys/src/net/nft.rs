@@ -74,9 +74,9 @@ pub(super) fn replace<E>(
     proven: &dyn Fn(&str) -> Result<(), E>,
 ) -> Result<(), E> {
     let next = next(table);
+    // A run that was killed may have left the first one asleep: until it judges, the second one stays.
+    run(&wake(table))?;
     let staged = || {
-        // A run that was killed may have left the first one asleep.
-        run(&wake(table))?;
         withdraw(&next, run)?;
         run(&(wake(&next) + &dormant(text, table, &next)))?;
         run(&wake(&next))?;
