@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// Show Unix sockets of the host to an instance, and follow them [called by units]
     #[command(hide = true)]
     Sockets(Sockets),
+    /// Show places of the host in the sandbox of a server that is being started [called by units]
+    #[command(hide = true)]
+    Places(Places),
     /// Resolve names for an instance, within its policy [called by units]
     #[command(hide = true)]
     Dns {
@@ -457,6 +460,18 @@ pub(crate) struct Sockets {
     /// Take all of them away, and end
     #[arg(long, conflicts_with = "listed")]
     pub(crate) down: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Places {
+    /// The instance
+    pub(crate) name: InstanceName,
+    /// The slice of its server
+    #[arg(long)]
+    pub(crate) slice: String,
+    /// A place and where the sandbox shows it
+    #[arg(last = true, value_name = "[-]PATH:PLACE", value_parser = BoundPath::rendered)]
+    pub(crate) listed: Vec<BoundPath>,
 }
 
 fn socket(text: &str) -> Result<BoundPath, String> {

@@ -84,6 +84,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Judge(args) => cmd::unit::judge(&args),
         Command::Renew(args) => cmd::unit::renew(args),
         Command::Sockets(args) => cmd::unit::sockets(&args),
+        Command::Places(args) => cmd::unit::places(&args),
         Command::Net(args) => cmd::net::run(args),
         Command::Dns { name, network } => cmd::dns::run(&name, &network),
         Command::Prepare(args) => cmd::unit::prepare(&args),

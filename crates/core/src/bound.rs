@@ -99,6 +99,17 @@ impl BoundPath {
         Ok(Self { source, target, optional })
     }
 
+    /// Reads `[-]PATH:PLACE` as a unit's command line has it, where everything was judged before.
+    ///
+    /// # Errors
+    ///
+    /// When one of the two is no absolute path.
+    pub fn rendered(text: &str) -> Result<Self, String> {
+        let (optional, source, target) = split(text);
+        let path = |text: &str| AbsPath::new(text).map_err(|refusal| refusal.reason);
+        Ok(Self { source: path(source)?, target: path(target.unwrap_or(source))?, optional })
+    }
+
     /// Refuses a place of the host whose sight would undo the sandbox.
     pub fn may_be_shown(source: &str, access: Access) -> Result<(), Refusal> {
         let refuse = |reason: String, help: &str| {

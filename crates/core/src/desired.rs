@@ -281,6 +281,9 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
     } else if unit == names.sockets() {
         // What is no longer listed goes at once.
         vec![Effect::Restart(names.sockets())]
+    } else if unit == names.places() {
+        // It runs only while a server starts, which would get the old list.
+        vec![Effect::Restart(names.places())]
     } else if unit == names.events() {
         vec![Effect::Restart(names.events())]
     } else if unit == names.dns_socket() {

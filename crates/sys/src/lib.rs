@@ -17,6 +17,7 @@ pub mod lock;
 pub mod net;
 mod notify;
 pub mod opencode;
+pub mod places;
 #[cfg(test)]
 mod script;
 pub mod secrets;

@@ -91,7 +91,7 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
         .map(|record| {
             let units = Names(&record.name);
             let own = [units.main(), units.setup(), units.judge(), units.net()];
-            let own = own.into_iter().chain([units.sockets(), units.socket()]);
+            let own = own.into_iter().chain([units.sockets(), units.places(), units.socket()]);
             own.into_iter().chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();

@@ -14,7 +14,7 @@ use instances_sys::systemctl::{self, Wait};
 use instances_sys::{auth, events, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
-use crate::args::{Files, NamedFile, NetChange, Prepare, Renew, Setup, Sockets};
+use crate::args::{Files, NamedFile, NetChange, Places, Prepare, Renew, Setup, Sockets};
 use crate::exit::Exit;
 use crate::out;
 
@@ -98,6 +98,12 @@ pub(crate) fn sockets(args: &Sockets) -> Outcome {
         return Ok(Exit::Done);
     }
     Err(shown::follow(&args.name, &args.listed, &|words| out::note(words)).into())
+}
+
+/// Shows places of the host in the sandbox of the server that starts next.
+pub(crate) fn places(args: &Places) -> Outcome {
+    instances_sys::places::show(&args.name, &args.slice, &args.listed)?;
+    Ok(Exit::Done)
 }
 
 pub(crate) fn net(change: NetChange) -> Outcome {

@@ -3,6 +3,7 @@
 use super::report::Row;
 use super::unit::Loaded;
 use crate::bound::is_below;
+use crate::units::places;
 
 /// One mount of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +126,8 @@ pub fn bound(unit: &Loaded) -> Vec<Bound> {
         });
         bound.collect::<Vec<_>>()
     };
-    [of("BindPaths", true), of("BindReadOnlyPaths", false)].concat()
+    let read = [of("BindReadOnlyPaths", false), of(places::SHOWN, false)].concat();
+    [of("BindPaths", true), read].concat()
 }
 
 /// The places that a unit's file shows, each with whether it may be written.
@@ -146,7 +148,7 @@ fn target(value: &str) -> String {
 }
 
 /// What stands between the colons of a line, at least one part.
-fn parts(value: &str) -> Vec<String> {
+pub(crate) fn parts(value: &str) -> Vec<String> {
     let value = value.strip_prefix('-').unwrap_or(value);
     let (mut parts, mut quoted, mut escaped) = (vec![String::new()], false, false);
     for letter in value.chars() {
@@ -283,5 +285,16 @@ mod tests {
             ]
         );
         assert_eq!(findings(text, &usual[1..]), ["/srv/a was declared and is not mounted"]);
+    }
+
+    #[test]
+    fn what_another_unit_mounts_is_declared_too() {
+        let text = "X-BindReadOnlyPaths=/a\nX-BindReadOnlyPaths=-/b:/c\n";
+        assert_eq!(findings(text, &[("/a", "ro"), ("/c", "ro")]), [""; 0]);
+        assert_eq!(
+            findings(text, &[("/a", "rw")]),
+            ["/a can be written to and was declared read-only"]
+        );
+        assert_eq!(findings(text, &[("/c", "ro")]), ["/a was declared and is not mounted"]);
     }
 }

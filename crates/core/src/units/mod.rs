@@ -12,6 +12,7 @@
 //! | `opencode-hostport@NAME-PORT.socket`, `.service` | its own user | proxy from the namespace to a port of the host's loopback |
 //! | `opencode-hostports@NAME.target` | | the sockets of those |
 //! | `opencode-sockets@NAME.service` | root, confined | shows listed Unix sockets of the host |
+//! | `opencode-places@NAME.service` | root, confined | shows a long list of the host's places |
 //! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
@@ -26,6 +27,7 @@ mod judge;
 mod listen;
 mod main;
 mod net;
+pub mod places;
 mod proxy;
 pub(crate) mod sandbox;
 mod secrets;
@@ -143,6 +145,11 @@ impl Names<'_> {
         format!("opencode-sockets@{}.service", self.0)
     }
 
+    /// `opencode-places@NAME.service`, with a long list of places.
+    pub fn places(self) -> String {
+        format!("opencode-places@{}.service", self.0)
+    }
+
     /// `opencode-judge@NAME.service`, with files of the operator's.
     pub fn judge(self) -> String {
         format!("opencode-judge@{}.service", self.0)
@@ -225,8 +232,10 @@ pub fn of_instance(
     units.extend(judge::unit(instance, facts));
     units.extend(secrets::unit(instance, facts));
     units.extend(sockets::unit(instance, facts));
+    let main = places::leave(overrides.main.apply(main::unit(instance, facts)), instance, facts);
+    units.extend(places::unit(instance, facts, &main));
     units.extend([
-        overrides.main.apply(main::unit(instance, facts)),
+        main,
         overrides.setup.apply(setup::unit(instance, facts)),
         switch::watches(overrides.net.apply(net::unit(instance, facts)), facts, rules),
         socket,

@@ -30,6 +30,7 @@ use relay::Relay;
 use session::Session;
 
 use crate::notify::Notifier;
+use crate::places;
 use crate::shell;
 
 /// Runs the server until it ends or a signal asks for the end.
@@ -75,6 +76,10 @@ fn start(
     }
     let signals = signals::Signals::install()
         .map_err(|error| format!("cannot install signal handlers: {error}"))?;
+    if options.places {
+        notifier.status("waiting for the places of the host");
+        places::wait()?;
+    }
     let password = server::password(options.credentials.as_deref(), options.password)?;
     if let Some(directory) = &options.directory {
         enter(directory)?;

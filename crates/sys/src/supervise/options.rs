@@ -30,6 +30,8 @@ pub struct Options {
     pub directory: Option<String>,
     /// `--guarded`: whether the server is not ready before the guard says that it is active.
     pub guarded: bool,
+    /// `--places`: whether the host mounts places before anything starts.
+    pub places: bool,
     /// `--opencode`: how this generation of opencode is asked.
     pub dialect: &'static Dialect,
     /// `--password`: whether a missing credential is an error, and not a server without a password.
@@ -65,7 +67,7 @@ pub enum UsageError {
     NoCommand,
 }
 
-/// Parses what follows the word `supervise`: `[--generation WORD] --port N [--opencode MAJOR]
+/// Parses what follows the word `supervise`: `[--places] [--generation WORD] --port N [--opencode MAJOR]
 /// [--directory DIRECTORY] [--guarded] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
@@ -84,7 +86,7 @@ fn parse(
 ) -> Result<Options, UsageError> {
     let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
     let (mut username, mut dialect) = (DEFAULT_USERNAME.to_owned(), &dialect::ONE);
-    let (mut directory, mut guarded) = (None, false);
+    let (mut directory, mut guarded, mut places) = (None, false, false);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
@@ -101,6 +103,7 @@ fn parse(
                 username = name.into_string().map_err(UsageError::Unexpected)?;
             }
             Some("--guarded") => guarded = true,
+            Some("--places") => places = true,
             Some("--directory") => {
                 let path = arguments.next().ok_or(UsageError::NoValue("--directory"))?;
                 directory = Some(path.into_string().map_err(UsageError::Unexpected)?);
@@ -133,6 +136,7 @@ fn parse(
         username,
         directory,
         guarded,
+        places,
         dialect,
         password,
         // `LISTEN_PID` is not looked at: with `PrivatePIDs=` it is a number from outside.

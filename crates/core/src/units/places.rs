@@ -1,0 +1,205 @@
+//! `opencode-places@NAME.service`: shows a long list of the host's places in the server's sandbox, read-only.
+//!
+//! systemd reads the list of all mounts again for each place that it makes read-only, its own among them, so
+//! that each mount more makes every other one dearer. This unit mounts a long list when systemd is done:
+//! into the sandbox of a supervisor that has started nothing yet. The supervisor waits for the last place.
+//!
+//! The main unit keeps the lines, under a name that systemd passes over: a changed list changes the
+//! unit, and an audit finds what was declared.
+
+use crate::audit::mounts::parts;
+use crate::bound::is_below;
+use crate::facts::HostFacts;
+use crate::spec::{AbsPath, Instance};
+use crate::unit::escape::{Bind, Word};
+use crate::unit::{Entry, Section, Unit, Value};
+use crate::units::{Names, description, sandbox, switch};
+
+/// In the main unit: a place that this unit shows.
+pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
+/// What is mounted last. Below it is an empty file.
+pub const LAST: &str = "/etc/passwd";
+/// The length of a list from which on this unit is worth its start.
+const MANY: usize = 16;
+/// Where systemd mounts something of its own, or the agent writes.
+const TAKEN: &[&str] =
+    &["/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/tmp", LAST];
+
+/// The same main unit, which leaves a long list to this one.
+pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> Unit {
+    let [unit, service] = main.sections.as_mut_slice() else { return main };
+    let entries = &mut service.entries;
+    let listed = apart(entries, |bind| is_listed(instance, facts, bind));
+    if listed.len() < MANY {
+        return main;
+    }
+    let names = Names(&instance.name);
+    let mut first = true;
+    for (at, entry) in entries.iter_mut().enumerate() {
+        if listed.contains(&at) {
+            entry.directive = SHOWN.into();
+            if std::mem::take(&mut first) {
+                entry.why = Some("a long list, which the unit of the places mounts");
+            }
+        } else if bind(entry).is_some_and(|bind| target(bind) == LAST) {
+            entry.directive = SHOWN.into();
+            entry.why = Some("the last of the places: the supervisor waits for it");
+        } else if let ("ExecStart", Value::Command(command)) = (&*entry.directive, &mut entry.value)
+            && let Some(at) = command.argv.iter().position(|word| *word == Word::from("supervise"))
+        {
+            command.argv.insert(at + 1, "--places".into());
+        }
+    }
+    let line = |directive| Entry::new(directive, Value::words([names.places()]));
+    let at = unit.entries.iter().rposition(|entry| entry.directive == "Requires");
+    let at = at.map_or(unit.entries.len(), |at| at + 1);
+    let why = "it mounts the places, and fails where one is missing that may not be";
+    unit.entries.splice(at..at, [line("Requires").because(why), line("After")]);
+    main
+}
+
+/// Whether the operator lists the place, or the host's configuration does.
+fn is_listed(instance: &Instance, facts: &HostFacts, bind: &Bind) -> bool {
+    let of_store = facts.nixos.as_ref().is_some_and(|nixos| {
+        let among = |paths: &[AbsPath]| paths.iter().any(|path| path.as_str() == bind.source);
+        // Without what the supervisor itself needs it could not wait for anything.
+        bind.target.is_none() && among(&nixos.agent) && !among(&nixos.proxy)
+    });
+    of_store || instance.read_only_paths.iter().any(|path| Bind::of(path) == *bind)
+}
+
+fn bind(entry: &Entry) -> Option<&Bind> {
+    match (&*entry.directive, &entry.value) {
+        ("BindReadOnlyPaths", Value::Bind(bind)) => Some(bind),
+        _ => None,
+    }
+}
+
+fn target(bind: &Bind) -> &str {
+    bind.target.as_deref().unwrap_or(&bind.source)
+}
+
+/// The lines for places that have nothing to do with any other line's: these neither lie in another
+/// place nor hold one, so that it is all the same when they are mounted.
+fn apart(entries: &[Entry], listed: impl Fn(&Bind) -> bool) -> Vec<usize> {
+    let mut places: Vec<(String, Option<usize>)> = Vec::with_capacity(entries.len());
+    places.extend(TAKEN.iter().map(|place| ((*place).to_owned(), None)));
+    for (at, entry) in entries.iter().enumerate() {
+        match (&*entry.directive, &entry.value) {
+            // The operator's own text, which may name any place.
+            ("BindPaths" | "BindReadOnlyPaths", value) if !matches!(value, Value::Bind(_)) => {
+                return Vec::new();
+            }
+            (_, Value::Bind(one)) => {
+                let may = bind(entry).is_some_and(&listed).then_some(at);
+                if may.is_some() || target(one) != LAST {
+                    places.push((target(one).to_owned(), may));
+                }
+            }
+            ("StateDirectory", value) => {
+                places.push((format!("/var/lib/{}", value.escaped()), None))
+            }
+            ("TemporaryFileSystem", value) => {
+                places.push((parts(&value.escaped()).swap_remove(0), None));
+            }
+            _ => {}
+        }
+    }
+    // Sorted by their parts, what lies in a place follows it at once, and so does its double.
+    let key = |place: &str| place.split('/').map(str::to_owned).collect::<Vec<_>>();
+    places.sort_by_cached_key(|(place, _)| key(place));
+    let mut alone = vec![true; places.len()];
+    let mut outer = 0;
+    for at in 1..places.len() {
+        let inside = match (places.get(outer), places.get(at)) {
+            (Some((outer, _)), Some((place, _))) => is_below(place, outer),
+            _ => false,
+        };
+        if inside {
+            for one in [outer, at] {
+                if let Some(alone) = alone.get_mut(one) {
+                    *alone = false;
+                }
+            }
+        } else {
+            outer = at;
+        }
+    }
+    places
+        .into_iter()
+        .zip(alone)
+        .filter(|(_, alone)| *alone)
+        .filter_map(|((_, at), _)| at)
+        .collect()
+}
+
+/// The unit, where the main unit leaves something to it.
+pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Option<Unit> {
+    let names = Names(&instance.name);
+    let entries = || main.sections.iter().flat_map(|section| &section.entries);
+    let shown = entries().filter(|entry| entry.directive == SHOWN);
+    let binds = shown.filter_map(|entry| match &entry.value {
+        Value::Bind(bind) => Some(bind),
+        _ => None,
+    });
+    let (last, mut listed): (Vec<&Bind>, Vec<&Bind>) = binds.partition(|one| target(one) == LAST);
+    listed.extend(last);
+    if listed.is_empty() {
+        return None;
+    }
+    let slice = entries().filter(|entry| entry.directive == "Slice").next_back();
+    let slice = slice.map(|entry| entry.value.escaped()).unwrap_or_default();
+    let mut argv: Vec<Word> = [facts.engine.as_str(), "places", instance.name.as_str(), "--slice"]
+        .map(Word::from)
+        .to_vec();
+    argv.extend([slice.into(), "--".into()]);
+    argv.extend(listed.iter().map(|bind| {
+        let optional = if bind.optional { "-" } else { "" };
+        Word::from(format!("{optional}{}:{}", bind.source, target(bind)))
+    }));
+    let unit = Section::new("Unit")
+        .set("Description", description("Places of the host", &instance.name))
+        .set_why(
+            "Requires",
+            Value::words([names.net()]),
+            "that one makes the root of the sandbox, which the mount points are in",
+        )
+        .set("After", Value::words([names.net()]))
+        .extend(sandbox::mounts(instance))
+        .set_why("StopWhenUnneeded", Value::Yes, "it waits for a server that is being started")
+        .set_why(
+            "StartLimitIntervalSec",
+            Value::Number(0),
+            "it starts as often as the server, whose own limit is the one to tell of",
+        );
+    let service = Section::new("Service")
+        .set("Type", Value::word("notify"))
+        .set("NotifyAccess", Value::word("main"))
+        .set("ExecStart", Value::command(argv))
+        .set("TimeoutStartSec", Value::Number(60))
+        .set("SyslogIdentifier", Value::words([format!("opencode-places@{}", instance.name)]))
+        .set_why(
+            "CapabilityBoundingSet",
+            Value::word("CAP_DAC_READ_SEARCH CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE"),
+            "root, to take places of the host and to mount them in the sandbox of a supervisor without agent",
+        )
+        .set("NoNewPrivileges", Value::Yes)
+        .set_why("RestrictNamespaces", Value::word("mnt"), "it enters that kind, and no other")
+        .set_why("RestrictAddressFamilies", Value::word("AF_UNIX"), "readiness alone")
+        .set("IPAddressDeny", Value::word("any"))
+        .set("SystemCallArchitectures", Value::word("native"))
+        .set_why(
+            "SystemCallFilter",
+            Value::word("@system-service open_tree mount_setattr move_mount setns"),
+            "it copies mounts and attaches the copies, and every other call of that kind is refused",
+        )
+        .set("SystemCallFilter", Value::word("~@privileged @resources @keyring"))
+        .extend(sandbox::without_mounts())
+        .set_why("LimitNOFILE", Value::Number(65536), "each place is an open file until it is mounted")
+        .set("MemoryMax", Value::word("64M"))
+        .set("TasksMax", Value::Number(8))
+        .set("LimitCORE", Value::Number(0))
+        .set("UMask", Value::word("0022"))
+        .extend(switch::helper(facts));
+    Some(Unit { name: names.places(), sections: vec![unit, service] })
+}
