@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use instances_core::bound::BoundPath;
 use instances_core::spec::InstanceName;
 use instances_core::units::{Names, places};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -180,10 +180,13 @@ fn alone(group: &Path, own: &Metadata) -> Option<OwnedFd> {
 /// Attaches a copy in the namespace that this process is in.
 fn attach(mount: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // No place on the way is one that an agent writes to, and a link would be one of its.
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let at = openat2(CWD, target, flags, Mode::empty(), resolve)
-        .map_err(failed("find the mount point", target))?;
+    let find = || -> rustix::io::Result<OwnedFd> {
+        // Step by step and through no link: the unit's filter knows no other way to say that.
+        let root = openat(CWD, "/", flags, Mode::empty())?;
+        let parts = target.iter().skip(1);
+        parts.into_iter().try_fold(root, |at, part| openat(&at, part, flags, Mode::empty()))
+    };
+    let at = find().map_err(failed("find the mount point", target))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", &at, "", flags).map_err(failed("mount", target))
 }

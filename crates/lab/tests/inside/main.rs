@@ -13,6 +13,7 @@ mod configuration;
 mod enforced;
 mod environment;
 mod paths;
+mod places;
 mod secrets;
 mod setup;
 mod sockets;
