@@ -45,9 +45,9 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
             entry.directive = SHOWN.into();
             entry.why = Some("the last of the places: the supervisor waits for it");
         } else if let ("ExecStart", Value::Command(command)) = (&*entry.directive, &mut entry.value)
-            && let Some(at) = command.argv.iter().position(|word| *word == Word::from("supervise"))
+            && let Some(at) = command.argv.iter().position(|word| *word == Word::from("--port"))
         {
-            command.argv.insert(at + 1, "--places".into());
+            command.argv.insert(at, "--places".into());
         }
     }
     let line = |directive| Entry::new(directive, Value::words([names.places()]));

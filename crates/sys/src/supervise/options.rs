@@ -67,7 +67,7 @@ pub enum UsageError {
     NoCommand,
 }
 
-/// Parses what follows the word `supervise`: `[--places] [--generation WORD] --port N [--opencode MAJOR]
+/// Parses what follows the word `supervise`: `[--generation WORD] [--places] --port N [--opencode MAJOR]
 /// [--directory DIRECTORY] [--guarded] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
