@@ -203,3 +203,80 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
         .extend(switch::helper(facts));
     Some(Unit { name: names.places(), sections: vec![unit, service] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::read;
+    use crate::node::Format;
+    use crate::units::of_instance;
+
+    /// The instance's units, with so many places besides what else is said.
+    fn units(count: usize, more: &str, options: &str) -> Vec<Unit> {
+        let places: String = (0..count).map(|number| format!("\"/data/{number}\", ")).collect();
+        let text = format!(
+            "[instances.a]\ndirectory = \"/srv/a\"\nsandbox.readOnlyPaths = [{places}{more}]\n{options}\n"
+        );
+        let (spec, _) = read(&text, Format::Toml).unwrap();
+        of_instance(&spec.instances[0], &HostFacts::default(), "", "")
+    }
+
+    fn find<'a>(units: &'a [Unit], name: &str) -> Option<&'a Unit> {
+        units.iter().find(|unit| unit.name == name)
+    }
+
+    fn left(units: &[Unit]) -> Vec<String> {
+        let main = find(units, "opencode-a.service").unwrap();
+        let entries = main.sections.iter().flat_map(|section| &section.entries);
+        let left = entries.filter(|entry| entry.directive == SHOWN);
+        left.map(|entry| entry.value.escaped()).collect()
+    }
+
+    #[test]
+    fn a_short_list_is_systemds() {
+        let units = units(MANY - 1, "", "");
+        assert!(find(&units, "opencode-places@a.service").is_none());
+        assert_eq!(left(&units), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_list_is_mounted_by_a_unit_of_its_own_and_accounts_last() {
+        let units = units(MANY, "\"-/opt/b:/b c\"", "");
+        assert_eq!(left(&units).len(), MANY + 2);
+        let text = find(&units, "opencode-places@a.service").unwrap().render(257).0;
+        let line = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+        let begin = " places a --slice opencode.slice -- /data/0:/data/0 ";
+        assert!(line.contains(begin), "{line}");
+        let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/passwd:/etc/passwd";
+        assert!(line.ends_with(end), "{line}");
+        let text = find(&units, "opencode-a.service").unwrap().render(257).0;
+        assert!(
+            text.contains(
+                "\nRequires=opencode-places@a.service\nAfter=opencode-places@a.service\n"
+            )
+        );
+        assert!(text.contains(" --places --port 4096 "), "{text}");
+    }
+
+    #[test]
+    fn places_in_places_stay_systemds() {
+        let nested = "\"/data/1/below\", \"/opt/x:/data/2x\", \"/opt/y:/home/y\", \"/opt/z:/z\", \"/opt/s:/z/s\"";
+        let written = "sandbox.readWritePaths = [\"/data/3/cache\", \"/data/4-x\"]";
+        let units = units(MANY + 4, nested, written);
+        let left = left(&units);
+        for stays in
+            ["/data/1", "/data/1/below", "/data/3", "/opt/y:/home/y", "/opt/z:/z", "/opt/s:/z/s"]
+        {
+            assert!(!left.iter().any(|line| line == stays), "{stays}: {left:?}");
+        }
+        for goes in ["/data/0", "/data/2", "/opt/x:/data/2x", "/data/4", "/data/19"] {
+            assert!(left.iter().any(|line| line == goes), "{goes}: {left:?}");
+        }
+    }
+
+    #[test]
+    fn lines_of_the_operators_own_leave_everything_to_systemd() {
+        let units = units(MANY, "", "unitOverrides.main.BindPaths = [\"/data/0/x\", \"/srv/a\"]");
+        assert_eq!(left(&units), [""; 0]);
+    }
+}
