@@ -146,12 +146,12 @@ fn point(root: &Path, target: &Path, kind: &Metadata) -> Result<(), Error> {
         Ok(false) => fs::remove_dir(&path).map_err(failed("remove", &path))?,
         Err(_) => {}
     }
-    let made = if kind.is_dir() {
+    let result = if kind.is_dir() {
         make(&path)
     } else {
         path.parent().map_or(Ok(()), make).and_then(|()| File::create_new(&path).map(drop))
     };
-    made.map_err(failed("make", &path))
+    result.map_err(failed("make", &path))
 }
 
 /// The directory in `/proc` of a supervisor that is alone in its group, when there is one. Systemd ends

@@ -97,7 +97,7 @@ fn apart(entries: &[Entry], listed: impl Fn(&Bind) -> bool) -> Vec<usize> {
                 }
             }
             ("StateDirectory", value) => {
-                places.push((format!("/var/lib/{}", value.escaped()), None))
+                places.push((format!("/var/lib/{}", value.escaped()), None));
             }
             ("TemporaryFileSystem", value) => {
                 places.push((parts(&value.escaped()).swap_remove(0), None));
@@ -147,7 +147,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
     if listed.is_empty() {
         return None;
     }
-    let slice = entries().filter(|entry| entry.directive == "Slice").next_back();
+    let slice = entries().rfind(|entry| entry.directive == "Slice");
     let slice = slice.map(|entry| entry.value.escaped()).unwrap_or_default();
     let mut argv: Vec<Word> = [facts.engine.as_str(), "places", instance.name.as_str(), "--slice"]
         .map(Word::from)

@@ -23,6 +23,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-sockets@web.service", 36),
     ("opencode-host@addresses.service", 17),
     ("opencode-judge@files.service", 8),
+    ("opencode-places@files.service", 39),
     ("opencode-secrets@files.service", 8),
     ("opencode-hostport@files-11434.service", 9),
     ("opencode-endpoint@store.service", 5),
@@ -35,7 +36,9 @@ const USUAL: &str = "[instances.web]\ndirectory = \"/srv/web\"\n\
      [instances.nested]\ndirectory = \"/srv/nested\"\nlisten.port = 4097\n\
      sandbox.allowNestedSandbox = true\n";
 const FURTHER: &str = "[instances.files]\ndirectory = \"/srv/files\"\nnetwork.hostPorts = [11434]\n\
-     environmentFile = [\"/etc/secrets/files\"]\nrestartOnSecretChange = true\n";
+     environmentFile = [\"/etc/secrets/files\"]\nrestartOnSecretChange = true\n\
+     sandbox.readOnlyPaths = [\"/d/1\", \"/d/2\", \"/d/3\", \"/d/4\", \"/d/5\", \"/d/6\", \"/d/7\", \"/d/8\", \
+     \"/d/9\", \"/d/a\", \"/d/b\", \"/d/c\", \"/d/d\", \"/d/e\", \"/d/f\", \"/d/g\"]\n";
 const NIXOS: &str = "[instances.store]\ndirectory = \"/srv/store\"\n";
 /// No unit is more exposed than this, in tenths,
 const USUALLY: u32 = 7;
@@ -44,6 +47,7 @@ const ABOVE: &[&str] = &[
     "opencode-net",
     "opencode-dns",
     "opencode-sockets",
+    "opencode-places",
     "opencode-host",
     "opencode-judge",
     "opencode-secrets",

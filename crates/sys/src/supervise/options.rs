@@ -12,6 +12,7 @@ use crate::http;
 
 /// What to run, and where the service manager listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Options {
     /// Where the server will listen on 127.0.0.1; the same number as in `command`.
     pub port: u16,
