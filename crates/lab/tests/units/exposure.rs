@@ -47,9 +47,9 @@ const ABOVE: &[&str] = &[
     "opencode-net",
     "opencode-dns",
     "opencode-sockets",
-    "opencode-places",
     "opencode-host",
     "opencode-judge",
+    "opencode-places",
     "opencode-secrets",
     "opencode-hostport",
 ];
