@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bound::is_below;
 use crate::dialect::Dialect;
 use crate::spec::Instance;
 use crate::text::AbsPath;
@@ -94,6 +95,13 @@ pub struct NixOs {
     pub proxy: Vec<AbsPath>,
 }
 
+impl NixOs {
+    /// The store paths that this program itself needs: both sandboxes show them.
+    pub(crate) fn engine(&self) -> impl Iterator<Item = &AbsPath> {
+        self.agent.iter().filter(|path| self.proxy.contains(path))
+    }
+}
+
 /// A dynamic loader for programs that were not built for NixOS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -131,6 +139,13 @@ pub enum Unsuitable {
 }
 
 impl HostFacts {
+    /// Whether it is known what this program itself needs of the host.
+    pub(crate) fn knows_engine(&self) -> bool {
+        let engine = self.engine.as_str();
+        let among = |nixos: &NixOs| nixos.engine().any(|path| is_below(engine, path.as_str()));
+        self.nixos.as_ref().is_none_or(among)
+    }
+
     /// A distribution with a merged `/usr`, such as Debian, Fedora or Arch.
     pub fn usr(systemd: u32) -> Self {
         Self {

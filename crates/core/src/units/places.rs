@@ -62,8 +62,9 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
 fn is_listed(instance: &Instance, facts: &HostFacts, bind: &Bind) -> bool {
     let of_store = facts.nixos.as_ref().is_some_and(|nixos| {
         let among = |paths: &[AbsPath]| paths.iter().any(|path| path.as_str() == bind.source);
-        // Without what the supervisor itself needs it could not wait for anything.
-        bind.target.is_none() && among(&nixos.agent) && !among(&nixos.proxy)
+        // What the supervisor itself needs is there before it can wait for anything.
+        let more = facts.knows_engine() && !among(&nixos.proxy);
+        bind.target.is_none() && more && among(&nixos.agent)
     });
     of_store || instance.read_only_paths.iter().any(|path| Bind::of(path) == *bind)
 }
@@ -256,6 +257,40 @@ mod tests {
             )
         );
         assert!(text.contains(" --places --port 4096 "), "{text}");
+    }
+
+    #[test]
+    fn of_a_closure_systemd_mounts_what_the_supervisor_needs() {
+        let (spec, _) = read("[instances.a]\ndirectory = \"/srv/a\"\n", Format::Toml).unwrap();
+        let path = |name: &str| AbsPath::new(&format!("/nix/store/{name}")).unwrap();
+        let agent = (0..20).map(|number| path(&format!("{number}-tool")));
+        let agent: Vec<_> = agent.chain([path("e-engine"), path("g-glibc")]).collect();
+        let proxy = vec![path("e-engine"), path("g-glibc"), path("s-systemd")];
+        let mut facts = HostFacts {
+            engine: path("e-engine/bin/engine"),
+            nixos: Some(crate::facts::NixOs { agent, proxy, ..Default::default() }),
+            ..HostFacts::default()
+        };
+        let lines = |facts: &HostFacts, unit: &str, directive: &str| {
+            let units = of_instance(&spec.instances[0], facts, "", "");
+            let text = find(&units, unit).unwrap().render(257).0;
+            let begin = format!("{directive}=/nix/store/");
+            text.lines()
+                .filter_map(|line| line.strip_prefix(&begin))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        for unit in ["opencode-a.service", "opencode-setup@a.service"] {
+            assert_eq!(lines(&facts, unit, "BindReadOnlyPaths"), ["e-engine", "g-glibc"], "{unit}");
+        }
+        assert_eq!(lines(&facts, "opencode-a.service", SHOWN).len(), 20);
+        // Where nobody says what it needs, it gets everything.
+        if let Some(nixos) = &mut facts.nixos {
+            nixos.proxy.clear();
+        }
+        for unit in ["opencode-a.service", "opencode-setup@a.service"] {
+            assert_eq!(lines(&facts, unit, "BindReadOnlyPaths").len(), 22, "{unit}");
+        }
     }
 
     #[test]

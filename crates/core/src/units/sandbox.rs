@@ -173,6 +173,8 @@ pub(crate) enum Programs {
     Agent,
     /// The proxy's alone, where the host can tell them apart.
     Proxy,
+    /// This program's alone, where the host can tell them apart.
+    Engine,
 }
 
 /// An empty root with the system's programs in it.
@@ -230,14 +232,17 @@ fn usr(facts: &HostFacts) -> Vec<Entry> {
 /// The store paths that the programs of a NixOS host need, and none of its other paths: those of
 /// another instance, with its settings, would be among them.
 fn store(instance: &Instance, nixos: &NixOs, programs: Programs) -> Vec<Entry> {
-    let paths = match programs {
+    let paths: Vec<&AbsPath> = match programs {
         // All of it is shown, see `tools`.
-        Programs::Agent if instance.shows_store() => &[][..],
-        Programs::Agent => &nixos.agent,
-        Programs::Proxy => &nixos.proxy,
+        Programs::Agent if instance.shows_store() => Vec::new(),
+        Programs::Agent => nixos.agent.iter().collect(),
+        Programs::Proxy => nixos.proxy.iter().collect(),
+        Programs::Engine => nixos.engine().collect(),
     };
-    let mut entries: Vec<Entry> =
-        paths.iter().map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str()))).collect();
+    let mut entries: Vec<Entry> = paths
+        .into_iter()
+        .map(|path| entry("BindReadOnlyPaths", Value::bind(path.as_str())))
+        .collect();
     if let Some(first) = entries.first_mut() {
         first.why = Some("what the programs need of the store, and nothing else of it");
     }

@@ -29,6 +29,9 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             "it runs before each start of the server, whose own limit is the one to tell of",
         );
     let scripts = instance.pre_init_script.is_some() || instance.post_init_script.is_some();
+    // This program alone does the rest, before each start: each place of the agent's would cost time.
+    let alone = !scripts && facts.knows_engine();
+    let programs = if alone { Programs::Engine } else { Programs::Agent };
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("NotifyAccess", Value::word("main"))
@@ -47,7 +50,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .extend(sandbox::namespace(names))
         .extend([families(scripts)])
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts, Programs::Agent))
+        .extend(sandbox::empty_root(instance, facts, programs))
         .extend(sandbox::minimal_etc(instance, facts))
         .extend(sandbox::configuration(instance))
         .extend(sandbox::messages(facts))

@@ -99,7 +99,10 @@ let
             store.tzdata
           ]
           ++ instance.path or [ ];
-        proxy = [ store.systemd ];
+        proxy = [
+          store.systemd
+          store.opencode-instances
+        ];
       };
     }
   ) spec.instances;
