@@ -110,13 +110,15 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
 }
 
 fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, judge, net, sockets, socket, helpers @ ..] = units else {
+    let [main, setup, judge, net, sockets, places, socket, helpers @ ..] = units else {
         return unknown(record);
     };
     let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
         // The start of the server waits for them.
         State::Stopped | State::Failed
-            if [setup, sockets].iter().any(|unit| text(unit, "ActiveState") == "activating") =>
+            if [setup, sockets, places]
+                .iter()
+                .any(|unit| text(unit, "ActiveState") == "activating") =>
         {
             State::Starting
         }
@@ -134,7 +136,7 @@ fn status(record: &Record, units: &[Properties]) -> Status {
         memory: text(main, "MemoryCurrent").parse().ok(),
         restarts: text(main, "NRestarts").parse().unwrap_or(0),
         pending_restart: false,
-        reason: reason(record, state, [main, setup, judge, net, sockets]),
+        reason: reason(record, state, [main, setup, judge, net, sockets, places]),
     };
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
@@ -224,7 +226,7 @@ fn state(active: &str, sub: &str) -> State {
 fn reason(
     record: &Record,
     state: State,
-    [main, setup, judge, net, sockets]: [&Properties; 5],
+    [main, setup, judge, net, sockets, places]: [&Properties; 6],
 ) -> String {
     if text(sockets, "ActiveState") == "activating" {
         return text(sockets, "StatusText").to_owned();
@@ -248,7 +250,7 @@ fn reason(
     {
         return why;
     }
-    for unit in [net, judge, sockets, setup] {
+    for unit in [net, judge, sockets, places, setup] {
         if failed(unit) {
             let id = text(unit, "Id");
             return match text(unit, "StatusText") {
