@@ -80,6 +80,8 @@ fn a_long_list_is_there_and_nothing_else() {
     machine.sh("mv /data/7 /data/seven").unwrap().ok().unwrap();
     let restarted =
         machine.run_for(PATIENCE, ["systemctl", "restart", "opencode-website"]).unwrap();
+    // The setup that began with it may still run.
+    machine.run(["systemctl", "stop", "opencode-setup@website"]).unwrap().ok().unwrap();
     let status = machine.run(["opencode-instances", "status"]).unwrap();
     assert!(status.stdout.contains("/data/7 is not there"), "{status}");
     let journal = ["journalctl", "--no-pager", "--unit=opencode-places@website.service"];
