@@ -466,9 +466,6 @@ pub(crate) struct Sockets {
 pub(crate) struct Places {
     /// The instance
     pub(crate) name: InstanceName,
-    /// The slice of its server
-    #[arg(long)]
-    pub(crate) slice: String,
     /// A place and where the sandbox shows it
     #[arg(last = true, value_name = "[-]PATH:PLACE", value_parser = BoundPath::rendered)]
     pub(crate) listed: Vec<BoundPath>,

@@ -45,6 +45,7 @@ const PROGRAMS: &[&str] = &["/bin", "/boot", "/efi", "/lib", "/lib64", "/nix", "
 
 /// What the sandbox has places of its own for; nothing may cover them or lie below.
 const OWN: &[&str] = &[
+    "/.places",
     "/bin",
     "/dev",
     "/etc/group",

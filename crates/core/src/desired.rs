@@ -281,9 +281,6 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
     } else if unit == names.sockets() {
         // What is no longer listed goes at once.
         vec![Effect::Restart(names.sockets())]
-    } else if unit == names.places() {
-        // It runs only while a server starts, which would get the old list.
-        vec![Effect::Restart(names.places())]
     } else if unit == names.events() {
         vec![Effect::Restart(names.events())]
     } else if unit == names.dns_socket() {
@@ -297,7 +294,7 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
             vec![Effect::Listen(names.host_port_socket(port), names.host_port(port))]
         }
     } else {
-        // The setup unit runs anew before each start of the server.
+        // The setup unit runs anew before each start of the server, and so does the unit of the places.
         Vec::new()
     }
 }

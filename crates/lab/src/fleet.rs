@@ -17,7 +17,12 @@ pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Boots a trixie machine that has the engine, the specification and the projects' directories.
 pub fn boot(name: &str, spec: &str, projects: &[&str]) -> Result<Machine> {
-    let image = Image::ensure(Release::Trixie)?;
+    boot_on(Release::Trixie, name, spec, projects)
+}
+
+/// The same of any release.
+pub fn boot_on(release: Release, name: &str, spec: &str, projects: &[&str]) -> Result<Machine> {
+    let image = Image::ensure(release)?;
     let machine = Machine::boot(&image, &Options::new().name(name).engine())?;
     for project in projects {
         machine.run(["mkdir", "-p", project])?.ok()?;

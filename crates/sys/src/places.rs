@@ -6,15 +6,15 @@
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use instances_core::bound::BoundPath;
 use instances_core::spec::InstanceName;
-use instances_core::units::{Names, places};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use instances_core::units::{Names, SLICE, places};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, openat, statat, statx};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -22,9 +22,9 @@ use crate::notify::Notifier;
 
 /// Where control groups are, as systemd has it on every host with one hierarchy.
 const GROUPS: &str = "/sys/fs/cgroup";
-/// How long the supervisor waits: everything is prepared when it starts.
-const WAIT: Duration = Duration::from_secs(20);
-/// How often either looks for the other.
+/// How long each waits for the other when the server's unit has begun: everything is prepared by then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often they look.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// How often it is looked whether the server's unit has begun: a setup's scripts may take minutes.
 const BEFORE: Duration = Duration::from_millis(5);
@@ -32,9 +32,41 @@ const BEFORE: Duration = Duration::from_millis(5);
 /// Why the places are not there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// No file of the control group's can say when the supervisor is there.
+    #[error(
+        "{GROUPS} is not the one hierarchy of control groups; boot with \
+         systemd.unified_cgroup_hierarchy=1, or list fewer places"
+    )]
+    Hierarchy,
     /// A place that the server may not be without.
     #[error("{0} is not there; make it, or write `-` in front where it may be missing")]
     Missing(PathBuf),
+    /// Something is where a mount point belongs.
+    #[error(
+        "cannot make the mount point {path}; `systemctl restart opencode-net@{name}` makes the root of \
+         the sandbox anew"
+    )]
+    Point {
+        /// Where, on the host.
+        path: PathBuf,
+        /// The instance.
+        name: InstanceName,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another mount is in the way, and systemd should have been left with the whole list.
+    #[error(
+        "another mount of the unit has {0} in it; remove the directive that makes it from the unit's \
+         drop-ins, or put it into `unitOverrides.main`"
+    )]
+    Covered(PathBuf),
+    /// Nobody waits for the places.
+    #[error(
+        "no supervisor waits for the places in {0}; remove what drop-ins say of `Slice=` or `Exec…=` of the \
+         server's unit, or put it into `unitOverrides.main`"
+    )]
+    Nobody(PathBuf),
     /// A call that failed.
     #[error("cannot {action} {path}")]
     Place {
@@ -53,40 +85,57 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(
 }
 
 /// Prepares the places, says that it is ready, and mounts them in the sandbox of the server that starts
-/// next, whose unit is in `slice`.
+/// next. When a server runs, nothing is left to do: systemd starts this unit too for a job that finds the
+/// server's unit started.
 ///
 /// # Errors
 ///
 /// When a place is missing that may not be, or cannot be shown: nothing is shown then, or the last
 /// one is not, for which the supervisor waits.
-pub fn show(name: &InstanceName, slice: &str, listed: &[BoundPath]) -> Result<(), Error> {
+pub fn show(name: &InstanceName, listed: &[BoundPath]) -> Result<(), Error> {
     let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
-    let prepared = prepare(Path::new(&Names(name).root()), listed);
-    let mounts = prepared.inspect_err(|error| {
+    let shown = try_show(name, listed, &mut notifier);
+    if let Err(error) = &shown {
         notifier.status(&error.to_string());
         notifier.barrier(Duration::from_secs(5));
-    })?;
+    }
+    shown
+}
+
+fn try_show(
+    name: &InstanceName,
+    listed: &[BoundPath],
+    notifier: &mut Notifier,
+) -> Result<(), Error> {
+    let group = Path::new(GROUPS).join(SLICE).join(Names(name).main());
+    if !Path::new(GROUPS).join("cgroup.procs").exists() {
+        return Err(Error::Hierarchy);
+    }
+    if is_populated(&group) {
+        notifier.ready("the server runs");
+        return Ok(());
+    }
+    let mounts = prepare(name, listed)?;
     notifier.ready("waiting for the server");
-    let group = group(slice).join(Names(name).main());
-    let server = server(&group)?;
-    let place = Path::new("ns/mnt");
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let namespace = openat(&server, place, flags, Mode::empty()).map_err(failed("open", place))?;
+    let namespace = namespace(&group)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-        .map_err(failed("enter the namespace", place))?;
+        .map_err(failed("enter the namespace of", &group))?;
     mounts.iter().try_for_each(|(mount, target)| attach(mount.as_fd(), target))
 }
 
-/// The group of a slice: each dash of its name leads one level down.
-fn group(slice: &str) -> PathBuf {
-    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
-    let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
-    let outer = ends.filter_map(|end| stem.get(..end)).filter(|stem| !["", "-"].contains(stem));
-    outer.fold(PathBuf::from(GROUPS), |group, stem| group.join(format!("{stem}.slice")))
+/// Whether a process is in the group or below it.
+fn is_populated(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events"));
+    events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
 /// A copy of every place that is there, with where it belongs. Its mount point is below `root`.
-fn prepare<'a>(root: &Path, listed: &'a [BoundPath]) -> Result<Vec<(OwnedFd, &'a Path)>, Error> {
+fn prepare<'a>(
+    name: &InstanceName,
+    listed: &'a [BoundPath],
+) -> Result<Vec<(OwnedFd, &'a Path)>, Error> {
+    let (root, shown) = (Names(name).root(), PathBuf::from(Names(name).shown()));
+    directories(&shown).map_err(failed("make", &shown))?;
     let mut mounts = Vec::with_capacity(listed.len());
     for BoundPath { source, target, optional } in listed {
         let (source, target) = (Path::new(source.as_str()), Path::new(target.as_str()));
@@ -98,7 +147,11 @@ fn prepare<'a>(root: &Path, listed: &'a [BoundPath]) -> Result<Vec<(OwnedFd, &'a
                 protect(mount.as_fd()).map_err(failed("protect", source))?;
                 let found = File::from(mount);
                 let kind = found.metadata().map_err(failed("look at", source))?;
-                point(root, target, &kind)?;
+                point(Path::new(&root), target, &kind).map_err(|(path, source)| Error::Point {
+                    path,
+                    name: name.clone(),
+                    source,
+                })?;
                 mounts.push((found.into(), target));
             }
             Err(rustix::io::Errno::NOENT) if *optional => {}
@@ -134,96 +187,154 @@ fn protect(mount: BorrowedFd<'_>) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the mount point of a place of this kind. Only root writes below `root`.
-fn point(root: &Path, target: &Path, kind: &Metadata) -> Result<(), Error> {
-    let path = root.join(target.strip_prefix("/").unwrap_or(target));
-    let make = |directory: &Path| DirBuilder::new().recursive(true).mode(0o755).create(directory);
-    let right = fs::symlink_metadata(&path).map(|there| there.is_dir() == kind.is_dir());
-    match right {
-        Ok(true) => return Ok(()),
-        // Of an earlier list.
-        Ok(false) if kind.is_dir() => fs::remove_file(&path).map_err(failed("remove", &path))?,
-        Ok(false) => fs::remove_dir(&path).map_err(failed("remove", &path))?,
-        Err(_) => {}
-    }
-    let result = if kind.is_dir() {
-        make(&path)
-    } else {
-        path.parent().map_or(Ok(()), make).and_then(|()| File::create_new(&path).map(drop))
-    };
-    result.map_err(failed("make", &path))
+fn directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-/// The directory in `/proc` of a supervisor that is alone in its group, when there is one. Systemd ends
+/// Makes the mount point of a place of this kind. Only root writes below `root`.
+fn point(root: &Path, target: &Path, kind: &Metadata) -> Result<(), (PathBuf, io::Error)> {
+    let path = root.join(target.strip_prefix("/").unwrap_or(target));
+    let make = || {
+        match fs::symlink_metadata(&path).map(|there| there.is_dir() == kind.is_dir()) {
+            Ok(true) => return Ok(()),
+            // Of an earlier list.
+            Ok(false) if kind.is_dir() => fs::remove_file(&path)?,
+            Ok(false) => fs::remove_dir(&path)?,
+            Err(_) => {}
+        }
+        if kind.is_dir() {
+            return directories(&path);
+        }
+        path.parent().map_or(Ok(()), directories)?;
+        File::create_new(&path).map(drop)
+    };
+    make().map_err(|error| (path.clone(), error))
+}
+
+/// The mount namespace of a supervisor that is alone in its group, as soon as there is one. Systemd ends
 /// the wait when the start fails.
-fn server(group: &Path) -> Result<OwnedFd, Error> {
+fn namespace(group: &Path) -> Result<OwnedFd, Error> {
     let program = Path::new("/proc/self/exe");
     let own = fs::metadata(program).map_err(failed("look at", program))?;
+    let mut begin = None;
     loop {
-        if let Some(found) = alone(group, &own) {
+        if let Some(found) = supervisor(group, &own).map_err(failed("look into", group))? {
             return Ok(found);
         }
-        std::thread::sleep(if group.exists() { INTERVAL } else { BEFORE });
+        if is_populated(group) {
+            let begin = begin.get_or_insert_with(Instant::now);
+            if begin.elapsed() > PATIENCE {
+                return Err(Error::Nobody(group.to_owned()));
+            }
+            std::thread::sleep(INTERVAL);
+        } else {
+            begin = None;
+            std::thread::sleep(BEFORE);
+        }
     }
 }
 
-/// The only process of a group, if it runs the same program as this one.
-fn alone(group: &Path, own: &Metadata) -> Option<OwnedFd> {
-    let listed = fs::read_to_string(group.join("cgroup.procs")).ok()?;
-    let number: u32 = listed.trim_end().parse().ok()?;
+/// The mount namespace of the only process of a group, if it runs the same program as this one, from the
+/// same user namespace.
+///
+/// It is looked again when the namespace is open: a process that is alone still, and not in one that an
+/// agent made, is the supervisor before it has started anything.
+fn supervisor(group: &Path, own: &Metadata) -> io::Result<Option<OwnedFd>> {
+    let alone = || fs::read_to_string(group.join("cgroup.procs")).ok()?.trim_end().parse().ok();
+    let Some(number): Option<u32> = alone() else { return Ok(None) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let process = openat(CWD, format!("/proc/{number}"), flags, Mode::empty()).ok()?;
-    let program = rustix::fs::statat(&process, "exe", rustix::fs::AtFlags::empty()).ok()?;
-    (program.st_dev == own.dev() && program.st_ino == own.ino()).then_some(process)
+    let Ok(process) = openat(CWD, format!("/proc/{number}"), flags, Mode::empty()) else {
+        return Ok(None);
+    };
+    match statat(&process, "exe", AtFlags::empty()) {
+        Ok(program) if program.st_dev == own.dev() && program.st_ino == own.ino() => {}
+        _ => return Ok(None),
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace = match openat(&process, "ns/mnt", flags, Mode::empty()) {
+        Ok(namespace) => namespace,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let (owner, host) =
+        (File::from(owner(namespace.as_fd())?).metadata()?, fs::metadata("/proc/self/ns/user")?);
+    let ours = owner.dev() == host.dev() && owner.ino() == host.ino();
+    Ok((ours && alone() == Some(number)).then_some(namespace))
 }
+
+/// The user namespace that a namespace belongs to.
+fn owner(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[expect(unsafe_code, reason = "rustix has no calls for namespaces' files")]
+    // SAFETY: the call takes no third argument and answers with a descriptor of our own.
+    unsafe {
+        match libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(OwnedFd::from_raw_fd(descriptor)),
+        }
+    }
+}
+
+/// `_IO(0xb7, 0x1)` of `linux/nsfs.h`.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
 
 /// Attaches a copy in the namespace that this process is in.
 fn attach(mount: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let find = || -> rustix::io::Result<OwnedFd> {
+    let find = || -> rustix::io::Result<_> {
         // Step by step and through no link: the unit's filter knows no other way to say that.
         let root = openat(CWD, "/", flags, Mode::empty())?;
+        let outside = mount_of(&root)?;
         let parts = target.iter().skip(1);
-        parts.into_iter().try_fold(root, |at, part| openat(&at, part, flags, Mode::empty()))
+        let at =
+            parts.into_iter().try_fold(root, |at, part| openat(&at, part, flags, Mode::empty()))?;
+        Ok((mount_of(&at)? == outside).then_some(at))
     };
-    let at = find().map_err(failed("find the mount point", target))?;
+    let at = match find() {
+        Ok(at) => at,
+        // A mount of somebody's hides the mount point that was made.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => None,
+        Err(error) => return Err(failed("find the mount point", target)(error)),
+    };
+    let at = at.ok_or_else(|| Error::Covered(target.to_owned()))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", &at, "", flags).map_err(failed("mount", target))
 }
 
-/// Waits in the sandbox until the last place is there.
+/// The number of the mount that an open file is on.
+fn mount_of(file: &OwnedFd) -> rustix::io::Result<u64> {
+    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
+}
+
+/// Waits in the sandbox until the last place is there: then it is true. It is false if `asked` to end.
 ///
 /// # Errors
 ///
 /// Says which unit should have mounted it.
-pub(crate) fn wait() -> Result<(), String> {
+pub(crate) fn wait(mut asked: impl FnMut() -> bool) -> Result<bool, String> {
     let begin = Instant::now();
-    // Below it is an empty file.
-    while fs::metadata(places::LAST).map_or(true, |last| last.len() == 0) {
-        if begin.elapsed() > WAIT {
+    while !is_mount(Path::new(places::DONE)) {
+        if asked() {
+            return Ok(false);
+        }
+        if begin.elapsed() > PATIENCE {
             return Err("the places of the host were not mounted; see the journal of the unit \
                         `opencode-places@` of this instance"
                 .to_owned());
         }
         std::thread::sleep(INTERVAL);
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether something is mounted there.
+fn is_mount(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_group_of_a_slice() {
-        for (slice, group) in [
-            ("opencode.slice", "/sys/fs/cgroup/opencode.slice"),
-            ("a-b-c.slice", "/sys/fs/cgroup/a.slice/a-b.slice/a-b-c.slice"),
-            ("-.slice", "/sys/fs/cgroup"),
-        ] {
-            assert_eq!(super::group(slice), Path::new(group), "{slice}");
-        }
-    }
 
     #[test]
     fn a_mount_point_is_of_the_kind_of_what_it_shows() {

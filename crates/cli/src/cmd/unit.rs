@@ -102,7 +102,7 @@ pub(crate) fn sockets(args: &Sockets) -> Outcome {
 
 /// Shows places of the host in the sandbox of the server that starts next.
 pub(crate) fn places(args: &Places) -> Outcome {
-    instances_sys::places::show(&args.name, &args.slice, &args.listed)?;
+    instances_sys::places::show(&args.name, &args.listed)?;
     Ok(Exit::Done)
 }
 

@@ -185,6 +185,11 @@ impl Names<'_> {
         format!("{RUNTIME_DIR}/{}/root", self.0)
     }
 
+    /// An empty directory, whose sight in the sandbox says that all places of a long list are there.
+    pub fn shown(self) -> String {
+        format!("{RUNTIME_DIR}/{}/places", self.0)
+    }
+
     /// The directory of the instance's volatile files.
     pub fn runtime_dir(self) -> String {
         format!("{RUNTIME_DIR}/{}", self.0)

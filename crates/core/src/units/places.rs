@@ -2,7 +2,8 @@
 //!
 //! systemd reads the list of all mounts again for each place that it makes read-only, its own among them, so
 //! that each mount more makes every other one dearer. This unit mounts a long list when systemd is done:
-//! into the sandbox of a supervisor that has started nothing yet. The supervisor waits for the last place.
+//! into the sandbox of a supervisor that has started nothing yet. The supervisor waits for the last one, an
+//! empty directory that stands for the end.
 //!
 //! The main unit keeps the lines, under a name that systemd passes over: a changed list changes the
 //! unit, and an audit finds what was declared.
@@ -10,6 +11,7 @@
 use crate::audit::mounts::parts;
 use crate::bound::is_below;
 use crate::facts::HostFacts;
+use crate::overrides;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Bind, Word};
 use crate::unit::{Entry, Section, Unit, Value};
@@ -17,17 +19,21 @@ use crate::units::{Names, description, sandbox, switch};
 
 /// In the main unit: a place that this unit shows.
 pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
-/// What is mounted last. Below it is an empty file.
-pub const LAST: &str = "/etc/passwd";
+/// Where an empty directory is mounted when all places are.
+pub const DONE: &str = "/.places";
 /// The length of a list from which on this unit is worth its start.
 const MANY: usize = 16;
 /// Where systemd mounts something of its own, or the agent writes.
 const TAKEN: &[&str] =
-    &["/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/tmp", LAST];
+    &["/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/tmp", DONE];
 
 /// The same main unit, which leaves a long list to this one.
 pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> Unit {
     let [unit, service] = main.sections.as_mut_slice() else { return main };
+    // The operator's own text may be about any place, or have the unit run in another group.
+    if instance.unit_overrides.main.names().any(|name| !overrides::is_harmless(name)) {
+        return main;
+    }
     let entries = &mut service.entries;
     let listed = apart(entries, |bind| is_listed(instance, facts, bind));
     if listed.len() < MANY {
@@ -41,15 +47,14 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
             if std::mem::take(&mut first) {
                 entry.why = Some("a long list, which the unit of the places mounts");
             }
-        } else if bind(entry).is_some_and(|bind| target(bind) == LAST) {
-            entry.directive = SHOWN.into();
-            entry.why = Some("the last of the places: the supervisor waits for it");
         } else if let ("ExecStart", Value::Command(command)) = (&*entry.directive, &mut entry.value)
             && let Some(at) = command.argv.iter().position(|word| *word == Word::from("--port"))
         {
             command.argv.insert(at, "--places".into());
         }
     }
+    let why = "the last of the places: the supervisor waits for it";
+    entries.push(Entry::new(SHOWN, Value::bind_to(&names.shown(), DONE)).because(why));
     let line = |directive| Entry::new(directive, Value::words([names.places()]));
     let at = unit.entries.iter().rposition(|entry| entry.directive == "Requires");
     let at = at.map_or(unit.entries.len(), |at| at + 1);
@@ -87,15 +92,9 @@ fn apart(entries: &[Entry], listed: impl Fn(&Bind) -> bool) -> Vec<usize> {
     places.extend(TAKEN.iter().map(|place| ((*place).to_owned(), None)));
     for (at, entry) in entries.iter().enumerate() {
         match (&*entry.directive, &entry.value) {
-            // The operator's own text, which may name any place.
-            ("BindPaths" | "BindReadOnlyPaths", value) if !matches!(value, Value::Bind(_)) => {
-                return Vec::new();
-            }
             (_, Value::Bind(one)) => {
                 let may = bind(entry).is_some_and(&listed).then_some(at);
-                if may.is_some() || target(one) != LAST {
-                    places.push((target(one).to_owned(), may));
-                }
+                places.push((target(one).to_owned(), may));
             }
             ("StateDirectory", value) => {
                 places.push((format!("/var/lib/{}", value.escaped()), None));
@@ -143,17 +142,12 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
         Value::Bind(bind) => Some(bind),
         _ => None,
     });
-    let (last, mut listed): (Vec<&Bind>, Vec<&Bind>) = binds.partition(|one| target(one) == LAST);
-    listed.extend(last);
+    let listed: Vec<&Bind> = binds.collect();
     if listed.is_empty() {
         return None;
     }
-    let slice = entries().rfind(|entry| entry.directive == "Slice");
-    let slice = slice.map(|entry| entry.value.escaped()).unwrap_or_default();
-    let mut argv: Vec<Word> = [facts.engine.as_str(), "places", instance.name.as_str(), "--slice"]
-        .map(Word::from)
-        .to_vec();
-    argv.extend([slice.into(), "--".into()]);
+    let mut argv: Vec<Word> =
+        [facts.engine.as_str(), "places", instance.name.as_str(), "--"].map(Word::from).to_vec();
     argv.extend(listed.iter().map(|bind| {
         let optional = if bind.optional { "-" } else { "" };
         Word::from(format!("{optional}{}:{}", bind.source, target(bind)))
@@ -166,6 +160,11 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
             "that one makes the root of the sandbox, which the mount points are in",
         )
         .set("After", Value::words([names.net()]))
+        .set_why(
+            "PartOf",
+            Value::words([names.main()]),
+            "one that still waits begins anew with the server, and with a changed list",
+        )
         .extend(sandbox::mounts(instance))
         .set_why("StopWhenUnneeded", Value::Yes, "it waits for a server that is being started")
         .set_why(
@@ -201,7 +200,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
         .set("TasksMax", Value::Number(8))
         .set("LimitCORE", Value::Number(0))
         .set("UMask", Value::word("0022"))
-        .extend(switch::helper(facts));
+        .extend(switch::belongs_to_server(facts));
     Some(Unit { name: names.places(), sections: vec![unit, service] })
 }
 
@@ -241,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_mounted_by_a_unit_of_its_own_and_accounts_last() {
+    fn a_long_list_is_mounted_by_a_unit_of_its_own_and_the_end_last() {
         let units = units(MANY, "\"-/opt/b:/b c\"", "");
         assert_eq!(left(&units).len(), MANY + 2);
         let text = find(&units, "opencode-places@a.service").unwrap().render(257).0;
         let line = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
-        let begin = " places a --slice opencode.slice -- /data/0:/data/0 ";
+        let begin = " places a -- /data/0:/data/0 ";
         assert!(line.contains(begin), "{line}");
-        let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/passwd:/etc/passwd";
+        let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/places:/.places";
         assert!(line.ends_with(end), "{line}");
         let text = find(&units, "opencode-a.service").unwrap().render(257).0;
         assert!(
@@ -311,7 +310,19 @@ mod tests {
 
     #[test]
     fn lines_of_the_operators_own_leave_everything_to_systemd() {
-        let units = units(MANY, "", "unitOverrides.main.BindPaths = [\"/data/0/x\", \"/srv/a\"]");
-        assert_eq!(left(&units), [""; 0]);
+        for (line, leaves) in [
+            ("BindPaths = [\"/data/0/x\", \"/srv/a\"]", false),
+            ("TemporaryFileSystem = \"/x /data\"", false),
+            ("InaccessiblePaths = \"/data/0/x\"", false),
+            ("NoExecPaths = \"/data\"", false),
+            ("Slice = \"mine.slice\"", false),
+            ("Delegate = true", false),
+            ("MemoryMax = \"1G\"", true),
+        ] {
+            let units = units(MANY, "", &format!("unitOverrides.main.{line}"));
+            assert_eq!(!left(&units).is_empty(), leaves, "{line}");
+            let unit = find(&units, "opencode-places@a.service");
+            assert_eq!(unit.is_some(), leaves, "{line}");
+        }
     }
 }

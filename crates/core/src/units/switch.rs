@@ -50,6 +50,12 @@ pub(crate) fn helper(facts: &HostFacts) -> Option<Entry> {
     facts.nixos.as_ref().map(|_| restarts())
 }
 
+/// How a switch treats a unit that works only while its server starts: not at all.
+pub(crate) fn belongs_to_server(facts: &HostFacts) -> Option<Entry> {
+    let why = "it starts with the server, which has the same lines";
+    facts.nixos.as_ref().map(|_| entry("X-RestartIfChanged", Value::word("false"), why))
+}
+
 /// The line by which a helper starts again when the network that it read is another one.
 pub(crate) fn rereads(facts: &HostFacts, network: &str) -> Option<Entry> {
     facts.nixos.as_ref().map(|_| {

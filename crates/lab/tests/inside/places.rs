@@ -1,7 +1,9 @@
 //! A list of places that is too long for systemd to mount: another unit does it.
 
+use std::time::Duration;
+
 use instances_lab::fleet::{PATIENCE, SPEC};
-use instances_lab::{Agent, fleet, unavailable};
+use instances_lab::{Agent, Machine, Release, fleet, unavailable};
 
 /// Enough for the unit of the places.
 const COUNT: usize = 20;
@@ -47,44 +49,136 @@ grep -E ' (/data/[0-9]+|/mnt/[^ ]*)( |/)' /proc/self/mountinfo | grep -v ' /data
 
 const SAID: &str = "page\npage\nbelow\nsingle\nreal\na page 100%\nlinked\nwrote the cache";
 
+/// Whether the unit of the places runs, which it must not beside a server.
+const STATE: &[&str] = &["systemctl", "show", "--property=ActiveState", "--value", PLACES];
+const SOON: Duration = Duration::from_secs(5);
+const PLACES: &str = "opencode-places@website.service";
+
+fn boot(release: Release, name: &str) -> Machine {
+    let machine = fleet::boot_on(release, name, &spec(""), &["/srv/website", "/data"]).unwrap();
+    machine.sh(PREPARE).unwrap().ok().unwrap();
+    machine.put("/srv/website/try.sh", TRY, 0o644).unwrap();
+    apply(&machine);
+    machine
+}
+
+fn apply(machine: &Machine) -> String {
+    let applied = machine.run_for(PATIENCE, ["opencode-instances", "apply"]).unwrap();
+    assert!(applied.success(), "{applied}");
+    applied.stderr
+}
+
+fn systemctl(machine: &Machine, words: &[&str]) -> bool {
+    machine.run_for(PATIENCE, ["systemctl"].iter().chain(words)).unwrap().success()
+}
+
+/// What the agent finds.
+fn tried(machine: &Machine) -> String {
+    Agent::connect(machine, "website").unwrap().shell("sh try.sh").unwrap()
+}
+
+fn journal(machine: &Machine) -> String {
+    let unit = format!("--unit={PLACES}");
+    machine.run(["journalctl", "--no-pager", unit.as_str()]).unwrap().stdout
+}
+
+/// What is true on each systemd: the places are there, the host has no mount of them, and a server that
+/// runs is nothing to mount into.
+fn is_there_and_nothing_else(machine: &Machine) {
+    assert_eq!(tried(machine).trim_end(), SAID);
+    let mounts = machine.get("/proc/1/mountinfo").unwrap();
+    assert!(!mounts.contains("/root/data"), "{mounts}");
+
+    // A job that finds the server started starts what the server requires; a client is one such.
+    for words in [
+        &["start", "opencode-website"][..],
+        &["start", "opencode.target"],
+        &["stop", "opencode-listen@website.service"],
+        &["start", PLACES],
+        &["restart", PLACES],
+    ] {
+        assert!(systemctl(machine, words), "{words:?}: {}", journal(machine));
+        let inactive = |machine: &Machine| Ok(machine.run(STATE)?.stdout.trim() == "inactive");
+        machine.wait_until("the unit of the places ends", SOON, inactive).unwrap();
+        assert_eq!(tried(machine).trim_end(), SAID, "{words:?}");
+    }
+    assert!(systemctl(machine, &["restart", "opencode-website"]));
+    assert_eq!(tried(machine).trim_end(), SAID);
+}
+
 #[test]
 fn a_long_list_is_there_and_nothing_else() {
     if unavailable() {
         return;
     }
-    let machine = fleet::boot("places", &spec(""), &["/srv/website", "/data"]).unwrap();
-    machine.sh(PREPARE).unwrap().ok().unwrap();
-    machine.put("/srv/website/try.sh", TRY, 0o644).unwrap();
-    let apply = || machine.run_for(PATIENCE, ["opencode-instances", "apply"]).unwrap();
-    apply().ok().unwrap();
-    let tried = || Agent::connect(&machine, "website").unwrap().shell("sh try.sh").unwrap();
-    assert_eq!(tried().trim_end(), SAID);
+    let machine = boot(Release::Trixie, "places");
+    is_there_and_nothing_else(&machine);
     let audit = machine.run_for(PATIENCE, ["opencode-instances", "audit", "website"]).unwrap();
     let findings = audit.stdout.lines().filter(|line| line.starts_with("finding: "));
     let mut findings = findings.filter(|line| !line.starts_with("finding: website: limits: "));
     assert!(findings.next().is_none(), "{audit}");
 
-    // The host has no mount of it, and a restart is the same again.
-    let mounts = machine.get("/proc/1/mountinfo").unwrap();
-    assert!(!mounts.contains("/root/data"), "{mounts}");
-    machine.run_for(PATIENCE, ["systemctl", "restart", "opencode-website"]).unwrap().ok().unwrap();
-    assert_eq!(tried().trim_end(), SAID);
-
     // A changed list is a restart with the new one.
     machine.put(SPEC, spec(", \"/data/hidden\""), 0o644).unwrap();
-    let applied = apply();
-    assert!(applied.success() && applied.stderr.contains("restart opencode-website"), "{applied}");
-    assert!(tried().contains("hidden"));
+    let applied = apply(&machine);
+    assert!(applied.contains("restart opencode-website"), "{applied}");
+    assert!(tried(&machine).contains("hidden"));
 
     // One that may not be missing ends the start, and says so.
     machine.sh("mv /data/7 /data/seven").unwrap().ok().unwrap();
-    let restarted =
-        machine.run_for(PATIENCE, ["systemctl", "restart", "opencode-website"]).unwrap();
+    assert!(!systemctl(&machine, &["restart", "opencode-website"]));
     // The setup that began with it may still run.
-    machine.run(["systemctl", "stop", "opencode-setup@website"]).unwrap().ok().unwrap();
+    assert!(systemctl(&machine, &["stop", "opencode-setup@website"]));
     let status = machine.run(["opencode-instances", "status"]).unwrap();
     assert!(status.stdout.contains("/data/7 is not there"), "{status}");
-    let journal = ["journalctl", "--no-pager", "--unit=opencode-places@website.service"];
-    let journal = machine.run(journal).unwrap();
-    assert!(!restarted.success() && journal.stdout.contains("/data/7 is not there"), "{journal}");
+    let said = journal(&machine);
+    assert!(said.contains("/data/7 is not there"), "{said}");
+}
+
+#[test]
+fn a_long_list_is_there_on_systemd_252() {
+    if unavailable() {
+        return;
+    }
+    is_there_and_nothing_else(&boot(Release::Bookworm, "places-252"));
+}
+
+/// A drop-in by which the supervisor runs in namespaces that an agent could have made.
+const OF_ANOTHER: &str = "
+mkdir -p /etc/systemd/system/opencode-website.service.d
+line=$(grep -m1 ^ExecStart= /etc/systemd/system/opencode-website.service)
+cat >/etc/systemd/system/opencode-website.service.d/own.conf <<END
+[Service]
+RestrictNamespaces=no
+ExecStart=
+ExecStart=/usr/bin/unshare --user --map-current-user --mount --propagation unchanged ${line#ExecStart=}
+END
+systemctl daemon-reload
+";
+/// One by which the mount points are in another mount.
+const COVERED: &str = "
+printf '[Service]\\nBindPaths=/data\\n' >/etc/systemd/system/opencode-website.service.d/own.conf
+systemctl daemon-reload
+";
+
+#[test]
+fn nothing_is_mounted_where_somebody_else_has_mounted() {
+    if unavailable() {
+        return;
+    }
+    let machine = boot(Release::Trixie, "places-foreign");
+    for (drop_in, said) in
+        [(OF_ANOTHER, "no supervisor waits for the places"), (COVERED, "has /data/")]
+    {
+        machine.sh(drop_in).unwrap().ok().unwrap();
+        let restarted = systemctl(&machine, &["restart", "opencode-website"]);
+        let journal = journal(&machine);
+        assert!(!restarted && journal.contains(said), "{journal}");
+        // It would try again.
+        assert!(systemctl(&machine, &["stop", "opencode-website"]));
+    }
+    let removed = "rm -r /etc/systemd/system/opencode-website.service.d; systemctl daemon-reload; \
+                   systemctl reset-failed opencode-website; systemctl start opencode-website";
+    machine.sh(removed).unwrap().ok().unwrap();
+    assert_eq!(tried(&machine).trim_end(), SAID);
 }

@@ -43,7 +43,9 @@ pub fn run(options: &Options) -> ExitCode {
     let mut notifier = Notifier::new(options.notify_socket.as_deref(), options.notify_passed);
     let mut log = Relay::new(None, stderr.as_fd());
     let code = match start(options, &mut notifier, &mut log) {
-        Ok((server, signals, login)) => {
+        // Asked to end before anything began.
+        Ok(None) => 0,
+        Ok(Some((server, signals, login))) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
@@ -66,7 +68,7 @@ fn start(
     options: &Options,
     notifier: &mut Notifier,
     log: &mut Relay<'_>,
-) -> Result<Started, String> {
+) -> Result<Option<Started>, String> {
     // The agent runs as the same user: without this it could read our memory and environment.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("cannot hide from the agent: {error}"))?;
@@ -74,11 +76,13 @@ fn start(
         set_child_subreaper(Some(getpid()))
             .map_err(|error| format!("cannot become the reaper of orphans: {error}"))?;
     }
-    let signals = signals::Signals::install()
+    let mut signals = signals::Signals::install()
         .map_err(|error| format!("cannot install signal handlers: {error}"))?;
     if options.places {
         notifier.status("waiting for the places of the host");
-        places::wait()?;
+        if !places::wait(|| signals.take().is_some())? {
+            return Ok(None);
+        }
     }
     let password = server::password(options.credentials.as_deref(), options.password)?;
     if let Some(directory) = &options.directory {
@@ -95,7 +99,7 @@ fn start(
         Some(password) => Some((options.username.clone(), password)),
         None => server::inherited_login(options.dialect),
     };
-    Ok((server, signals, login))
+    Ok(Some((server, signals, login)))
 }
 
 /// Makes sure that the user can enter the project, which systemd does where the server starts in it.
