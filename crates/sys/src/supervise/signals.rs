@@ -1,6 +1,7 @@
 //! Signals as something that `poll(2)` can wait for.
 
 use std::io::{self, Read};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +39,11 @@ impl Signals {
     /// Wakes when a signal came.
     pub(crate) fn interest(&self) -> PollFd<'_> {
         PollFd::new(&self.wake, PollFlags::IN)
+    }
+
+    /// The same, for `epoll(7)`.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 
     /// The signal that asks for the end, once for each time that one came.

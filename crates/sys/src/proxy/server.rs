@@ -1,0 +1,692 @@
+//! The loop: one thread that waits for clients, servers, the supervisor and signals at once.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use instances_core::attend::{Order, Report};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, connect, socket_with};
+use rustix::process::Signal;
+
+use super::answer::{Why, unavailable};
+use super::connection::{Connection, Fate, Half, Side, Stage};
+use super::copy::Kit;
+use super::deadlines::Deadlines;
+use super::failure::Watch;
+use super::link::{Link, Message};
+use super::table::{Key, Table};
+use super::{Error, Options, room};
+use crate::notify::Notifier;
+use crate::supervise::signals::Signals;
+
+/// How many events one turn takes.
+const EVENTS: usize = 256;
+/// How many connections one turn accepts at a listener.
+const ACCEPTS: usize = 64;
+/// How many connections have their turn in one of the loop.
+const TURNS: usize = 256;
+/// How long nothing is accepted after the host had no memory or descriptors for it.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a connection stays of which one end is dead and the other one takes nothing.
+const DYING: Duration = Duration::from_secs(10);
+/// How often the number of connections is told to the service manager.
+const STATUS: Duration = Duration::from_secs(10);
+/// How often what becomes of clients is, which the supervisor can change as it likes.
+const FLAP: Duration = Duration::from_secs(1);
+
+const SIGNALS: u64 = 1 << 63;
+const LINK: u64 = SIGNALS | 1;
+const FAILURE: u64 = SIGNALS | 2;
+const LISTENER: u64 = SIGNALS | 16;
+/// The bit of a connection's number that says that its server is meant.
+const SERVER: u64 = 1;
+
+/// What becomes of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// They are held.
+    Waiting,
+    /// They are connected.
+    Ready,
+    /// Nothing is accepted; it ends when the supervisor does.
+    Drained,
+    /// The same, and those that are connected have their time after that.
+    Stopping,
+    /// Nothing is accepted; it ends with the last connection, and then at the latest.
+    Ending(Instant),
+}
+
+/// Everything that a connection meets.
+#[derive(Debug)]
+pub(super) struct Proxy<'a> {
+    options: &'a Options,
+    epoll: OwnedFd,
+    signals: Signals,
+    listeners: Vec<OwnedFd>,
+    listening: bool,
+    most: usize,
+    table: Table<Connection>,
+    kit: Kit,
+    /// Those that have something to do.
+    queue: VecDeque<Key>,
+    /// How many are held.
+    waiting: usize,
+    phase: Phase,
+    /// Whether the supervisor has ever said that the server is ready.
+    was_ready: bool,
+    link: Option<Link>,
+    watch: Option<Watch>,
+    held: Deadlines,
+    answering: Deadlines,
+    dying: Deadlines,
+    /// Until when nothing is opened.
+    paused: Option<Instant>,
+    /// When a client last sent something.
+    heard: Instant,
+    notifier: Notifier,
+    told: (Instant, Phase, usize),
+    feed: Option<(Duration, Instant)>,
+    accepted: u64,
+    turns: u64,
+}
+
+impl<'a> Proxy<'a> {
+    pub(super) fn new(options: &'a Options, listeners: Vec<OwnedFd>) -> Result<Self, Error> {
+        let failed = |error: Errno| Error::Loop(error.into());
+        let now = Instant::now();
+        let descriptors = room::raise();
+        let kit = Kit::new(room::pipes(descriptors));
+        let signals = Signals::install().map_err(Error::Loop)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed)?;
+        let add = |fd, token| epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN);
+        add(signals.as_fd(), SIGNALS).map_err(failed)?;
+        let watch = options.failure.as_deref().map(Watch::new).transpose()?;
+        if let Some(watch) = &watch {
+            add(watch.fd(), FAILURE).map_err(failed)?;
+        }
+        let link = options.supervisor.as_deref().map(|name| Link::new(name, now));
+        let link = link.transpose().map_err(failed)?;
+        let phase = if link.is_some() { Phase::Waiting } else { Phase::Ready };
+        Ok(Self {
+            options,
+            most: room::connections(descriptors, listeners.len(), kit.descriptors()),
+            epoll,
+            signals,
+            listeners,
+            listening: false,
+            table: Table::new(),
+            kit,
+            queue: VecDeque::new(),
+            waiting: 0,
+            phase,
+            was_ready: false,
+            link,
+            watch,
+            held: Deadlines::new(options.wait),
+            answering: Deadlines::new(ANSWER),
+            dying: Deadlines::new(DYING),
+            paused: None,
+            heard: now,
+            notifier: Notifier::new(options.notify_socket.as_deref(), false),
+            told: (now, phase, 0),
+            feed: options.watchdog.map(|every| (every / 3, now)),
+            accepted: 0,
+            turns: 0,
+        })
+    }
+
+    /// Passes on until the end.
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        self.notifier.ready(&self.words());
+        let mut events = Vec::with_capacity(EVENTS);
+        while !self.is_over(Instant::now()) {
+            self.listen();
+            let timeout = self.timeout(Instant::now());
+            events.clear();
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
+            match waited {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::Loop(error.into())),
+            }
+            self.turns += 1;
+            let now = Instant::now();
+            for Event { flags, data } in events.iter().copied() {
+                self.event(data.u64(), flags, now);
+            }
+            self.work(now);
+            self.expire(now);
+            self.tell(now);
+        }
+        let (accepted, turns) = (self.accepted, self.turns);
+        self.notifier.stopping(&format!("ended: {accepted} connections in {turns} turns"));
+        Ok(())
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Ending(then) => self.table.is_empty() || then <= now,
+            _ => false,
+        }
+    }
+
+    fn event(&mut self, token: u64, flags: EventFlags, now: Instant) {
+        match token {
+            SIGNALS => {
+                if let Some(Signal::TERM | Signal::INT) = self.signals.take() {
+                    self.leave(now);
+                }
+            }
+            LINK => self.listen_to_supervisor(now),
+            FAILURE => {
+                if self.watch.as_mut().is_some_and(Watch::came) {
+                    self.fail(now);
+                }
+            }
+            LISTENER.. => {
+                // It may have been drained since the kernel told of a client.
+                if self.accepts() {
+                    let place = usize::try_from(token - LISTENER).unwrap_or(usize::MAX);
+                    self.accept(place, ACCEPTS, now);
+                }
+            }
+            _ => {
+                let side = if token & SERVER == 0 { Side::Client } else { Side::Server };
+                let key = Key::from_bits(token);
+                let Some(connection) = self.table.get_mut(key) else { return };
+                if side == Side::Server && matches!(connection.stage, Stage::Connecting) {
+                    self.connecting(key, now);
+                } else {
+                    connection.note(side, flags);
+                    self.enqueue(key);
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some(connection) = self.table.get_mut(key)
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.queue.push_back(key);
+        }
+    }
+
+    /// Gives a bounded number of those their turn that have something to do.
+    fn work(&mut self, now: Instant) {
+        for _ in 0..self.queue.len().min(TURNS) {
+            let Some(key) = self.queue.pop_front() else { break };
+            if let Some(connection) = self.table.get_mut(key) {
+                connection.queued = false;
+                self.turn(key, now);
+            }
+        }
+    }
+
+    fn turn(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.is_held() && self.phase == Phase::Ready && !connection.is_gone() {
+            if self.paused.is_none() {
+                self.connect(key, now);
+            }
+            return;
+        }
+        let fate = connection.turn(&mut self.kit, now);
+        if connection.has_spoken() {
+            self.heard = now;
+            if let Some(link) = &mut self.link {
+                link.changed = true;
+            }
+        }
+        match fate {
+            Fate::Over => self.remove(key),
+            Fate::Lingers => self.answer(key, Rc::default(), now),
+            Fate::Stays { again } => {
+                for (side, bit) in [(Side::Client, 0), (Side::Server, SERVER)] {
+                    if let Some(half) = connection.half(side)
+                        && half.wants_arms()
+                    {
+                        half.armed = true;
+                        let _ = interest(&self.epoll, half, key.bits() | bit, true, true);
+                    }
+                }
+                if connection.begins_to_die() {
+                    connection.dying = true;
+                    connection.since = now;
+                    let table = &self.table;
+                    self.dying.note(now, key, |since, key| is_of(table, since, key));
+                }
+                if again {
+                    self.enqueue(key);
+                }
+            }
+        }
+    }
+
+    fn accepts(&self) -> bool {
+        matches!(self.phase, Phase::Waiting | Phase::Ready)
+    }
+
+    /// Listens if there is room for another connection and a reason to take it, or not.
+    fn listen(&mut self) {
+        let wanted = self.accepts() && self.table.len() < self.most && self.paused.is_none();
+        if wanted == self.listening {
+            return;
+        }
+        self.listening = wanted;
+        for (listener, token) in self.listeners.iter().zip(LISTENER..) {
+            // Taken out altogether: its errors are told whatever is waited for.
+            let _ = if wanted {
+                epoll::add(&self.epoll, listener, EventData::new_u64(token), EventFlags::IN)
+            } else {
+                epoll::delete(&self.epoll, listener)
+            };
+        }
+    }
+
+    /// Accepts at most so many at one listener; how many came, or `None` if there may be some that could not
+    /// be accepted.
+    fn accept(&mut self, place: usize, most: usize, now: Instant) -> Option<usize> {
+        let mut came = 0;
+        for _ in 0..most {
+            if self.table.len() >= self.most || self.paused.is_some() {
+                return None;
+            }
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(self.listeners.get(place)?, flags) {
+                Ok(client) => {
+                    came += 1;
+                    self.take(client, now);
+                }
+                Err(Errno::AGAIN) => break,
+                // It went before it was accepted.
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
+                Err(_) => {
+                    self.paused = Some(now + PAUSE);
+                    return None;
+                }
+            }
+        }
+        Some(came)
+    }
+
+    fn take(&mut self, client: OwnedFd, now: Instant) {
+        self.accepted += 1;
+        let key = self.table.insert(Connection::new(client, now));
+        self.waiting += 1;
+        let ready = self.phase == Phase::Ready;
+        let Some(connection) = self.table.get(key) else { return };
+        let client = &connection.client;
+        let flags = interests(ready, false);
+        let added = epoll::add(&self.epoll, &client.socket, EventData::new_u64(key.bits()), flags);
+        if added.is_err() {
+            self.paused = Some(now + PAUSE);
+            return self.remove(key);
+        }
+        if let Some(link) = &mut self.link {
+            link.changed = true;
+        }
+        if ready {
+            return self.connect(key, now);
+        }
+        let table = &self.table;
+        self.held.note(now, key, |since, key| is_of(table, since, key));
+    }
+
+    /// Takes a connection out and closes it.
+    fn remove(&mut self, key: Key) {
+        let Some(connection) = self.table.remove(key) else { return };
+        self.waiting -= usize::from(connection.is_held());
+        if let Some(link) = &mut self.link {
+            link.changed = true;
+        }
+        connection.close(&mut self.kit);
+    }
+
+    /// Connects one that is held to the server.
+    fn connect(&mut self, key: Key, now: Instant) {
+        let target = &self.options.target;
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let opened = socket_with(family, SocketType::STREAM, flags, None);
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let Ok(socket) = opened else { return self.pause(key, now) };
+        let _ = set_tcp_nodelay(&socket, true);
+        match connect(&socket, target) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            // No port is free; some will be.
+            Err(Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {
+                return self.pause(key, now);
+            }
+            Err(_) => return self.refused(key, now),
+        }
+        connection.server = Some(Half::new(socket, false));
+        connection.stage = Stage::Connecting;
+        connection.since = now;
+        self.waiting -= 1;
+        let _ = interest(&self.epoll, &connection.client, key.bits(), true, false);
+        // Over loopback it mostly is connected by now.
+        self.connecting(key, now);
+    }
+
+    /// Leaves it held until there is room in the host.
+    fn pause(&mut self, key: Key, now: Instant) {
+        self.paused = Some(now + PAUSE);
+        let Some(connection) = self.table.get(key) else { return };
+        // One that came while the server is there waits as others do.
+        let since = connection.since;
+        let table = &self.table;
+        if since == now {
+            self.held.note(now, key, |since, key| is_of(table, since, key));
+        }
+    }
+
+    /// Asks what has become of an attempt.
+    fn connecting(&mut self, key: Key, now: Instant) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let Some(server) = &mut connection.server else { return };
+        let token = EventData::new_u64(key.bits() | SERVER);
+        match connect(&server.socket, &self.options.target) {
+            Ok(()) | Err(Errno::ISCONN) => {
+                connection.stage = Stage::Open;
+                if !server.armed {
+                    let flags = interests(true, false);
+                    let _ = epoll::add(&self.epoll, &server.socket, token, flags);
+                }
+                self.enqueue(key);
+            }
+            Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) if server.armed => {}
+            Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => {
+                server.armed = true;
+                let flags = interests(true, true);
+                let _ = epoll::add(&self.epoll, &server.socket, token, flags);
+            }
+            Err(_) => {
+                connection.server = None;
+                connection.stage = Stage::Held;
+                self.waiting += 1;
+                self.refused(key, now);
+            }
+        }
+    }
+
+    /// The server does not take a held one: unless it is gone, which its supervisor then tells, the client learns so.
+    fn refused(&mut self, key: Key, now: Instant) {
+        self.listen_to_supervisor(now);
+        let Some(connection) = self.table.get_mut(key).filter(|one| one.is_held()) else { return };
+        if self.phase == Phase::Waiting {
+            connection.since = now;
+            let _ = interest(&self.epoll, &connection.client, key.bits(), false, false);
+            let table = &self.table;
+            self.held.note(now, key, |since, key| is_of(table, since, key));
+        } else {
+            let text = unavailable(self.options.instance.as_deref(), Why::Refused);
+            self.dismiss(key, text, now);
+        }
+    }
+
+    /// Lets one go that is held: with an answer, where clients speak HTTP; else as who cannot be reached.
+    fn dismiss(&mut self, key: Key, text: Rc<[u8]>, now: Instant) {
+        if self.link.is_some() {
+            self.answer(key, text, now);
+        } else if let Some(connection) = self.table.remove(key) {
+            self.waiting -= usize::from(connection.is_held());
+            connection.reset();
+        }
+    }
+
+    /// Gives one an answer of our own and lets it go.
+    fn answer(&mut self, key: Key, text: Rc<[u8]>, now: Instant) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        self.waiting -= usize::from(connection.is_held());
+        connection.answer(text, now, &mut self.kit);
+        connection.client.armed = true;
+        let _ = interest(&self.epoll, &connection.client, key.bits(), true, true);
+        let table = &self.table;
+        self.answering.note(now, key, |since, key| is_of(table, since, key));
+        self.enqueue(key);
+    }
+
+    fn dismiss_held(&mut self, why: Why<'_>, now: Instant) {
+        let text = unavailable(self.options.instance.as_deref(), why);
+        for key in self.all_held() {
+            self.dismiss(key, Rc::clone(&text), now);
+        }
+    }
+
+    fn all_held(&self) -> Vec<Key> {
+        let held = self.table.iter().filter(|(_, connection)| connection.is_held());
+        held.map(|(key, _)| key).collect()
+    }
+
+    /// The service manager asks for the end.
+    fn leave(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.dismiss_held(Why::Stopping, now);
+            self.phase = Phase::Ending(now + self.options.grace);
+        }
+    }
+
+    /// A start has failed: all that wait are told, and the next client starts everything anew.
+    fn fail(&mut self, now: Instant) {
+        // The supervisor is gone before its failure is written.
+        self.listen_to_supervisor(now);
+        if self.phase != Phase::Waiting {
+            return;
+        }
+        for place in 0..self.listeners.len() {
+            self.accept(place, self.most, now);
+        }
+        let reason = self.watch.as_ref().map(Watch::reason).unwrap_or_default();
+        self.dismiss_held(Why::Failed(&reason), now);
+        self.phase = Phase::Ending(now + self.options.grace.max(ANSWER));
+    }
+
+    fn listen_to_supervisor(&mut self, now: Instant) {
+        let messages = self.link.as_mut().map(|link| link.take(now)).unwrap_or_default();
+        for message in messages {
+            match message {
+                Message::Closed => self.supervisor_left(now),
+                Message::Order(order) => self.order(order, now),
+            }
+        }
+    }
+
+    fn supervisor_left(&mut self, now: Instant) {
+        self.phase = match self.phase {
+            Phase::Ready => Phase::Waiting,
+            Phase::Drained => Phase::Ending(now),
+            Phase::Stopping => Phase::Ending(now + self.options.grace),
+            other => other,
+        };
+    }
+
+    fn order(&mut self, order: Order, now: Instant) {
+        let serves = matches!(self.phase, Phase::Waiting | Phase::Ready | Phase::Drained);
+        match order {
+            Order::Starting if serves => self.phase = Phase::Waiting,
+            Order::Ready if serves => {
+                self.phase = Phase::Ready;
+                self.was_ready = true;
+                for key in self.all_held() {
+                    self.enqueue(key);
+                }
+            }
+            Order::Stopping if serves => {
+                self.dismiss_held(Why::Stopping, now);
+                self.phase = Phase::Stopping;
+            }
+            Order::Drain => self.drain(None, now),
+            Order::DrainActive(seconds) => {
+                self.drain(Some(Duration::from_secs(seconds.into())), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers whether anybody is there, the one included that is about to be accepted. From `drained` on nobody is
+    /// accepted, so that nobody is between the answer and what the supervisor does then.
+    fn drain(&mut self, quiet: Option<Duration>, now: Instant) {
+        let Some(link) = &self.link else { return };
+        let counts = |connection: &Connection| {
+            quiet.is_none_or(|quiet| now.saturating_duration_since(connection.heard) < quiet)
+        };
+        let mut busy = self.table.iter().any(|(_, connection)| counts(connection));
+        if busy || matches!(self.phase, Phase::Ending(_)) {
+            link.send(Report::Busy);
+            return;
+        }
+        if self.accepts() {
+            for place in 0..self.listeners.len() {
+                busy |= self.accept(place, 1, now) != Some(0);
+            }
+        }
+        let Some(link) = &self.link else { return };
+        if busy {
+            link.send(Report::Busy);
+        } else if link.send(Report::Drained) && self.phase != Phase::Stopping {
+            self.phase = Phase::Drained;
+        }
+    }
+
+    /// Does what is due although nothing came.
+    fn expire(&mut self, now: Instant) {
+        if self.paused.is_some_and(|then| then <= now) {
+            self.paused = None;
+            if self.phase == Phase::Ready {
+                for key in self.all_held() {
+                    self.enqueue(key);
+                }
+            }
+        }
+        while let Some((since, key)) = self.held.expired(now) {
+            if self.table.get(key).is_some_and(|one| one.is_held() && one.since == since) {
+                let text = unavailable(self.options.instance.as_deref(), Why::Starting);
+                self.dismiss(key, text, now);
+            }
+        }
+        while let Some((since, key)) = self.answering.expired(now) {
+            if self.table.get(key).is_some_and(|one| one.is_answering() && one.since == since) {
+                self.remove(key);
+            }
+        }
+        while let Some((since, key)) = self.dying.expired(now) {
+            let of_it = |one: &&mut Connection| one.dying && one.since == since;
+            let Some(connection) = self.table.get_mut(key).filter(of_it) else { continue };
+            // What came before the end is passed on as long as somebody takes it.
+            if connection.told.max(connection.heard) > since {
+                connection.since = now;
+                let table = &self.table;
+                self.dying.note(now, key, |since, key| is_of(table, since, key));
+            } else {
+                self.remove(key);
+            }
+        }
+        if self.wants_supervisor()
+            && let Some(link) = &mut self.link
+            && link.look(now)
+            && let Some(fd) = link.fd()
+        {
+            let _ = epoll::add(&self.epoll, fd, EventData::new_u64(LINK), EventFlags::IN);
+        }
+    }
+
+    /// Whether the supervisor is missed.
+    fn wants_supervisor(&self) -> bool {
+        self.phase == Phase::Waiting && (!self.was_ready || self.waiting > 0)
+    }
+
+    /// Says to the supervisor and to the service manager what there is to say.
+    fn tell(&mut self, now: Instant) {
+        let count = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
+        if let Some(link) = &mut self.link {
+            link.report(count, now.saturating_duration_since(self.heard), now);
+        }
+        if self.status_at().is_some_and(|then| then <= now) {
+            self.told = (now, self.phase, self.table.len());
+            self.notifier.status(&self.words());
+        }
+        if let Some((every, next)) = &mut self.feed
+            && *next <= now
+        {
+            *next = now + *every;
+            self.notifier.alive();
+        }
+    }
+
+    fn words(&self) -> String {
+        let count = self.table.len();
+        match self.phase {
+            Phase::Waiting => format!("waits for the server; {count} connections"),
+            Phase::Ready => format!("{count} connections"),
+            Phase::Drained => "accepts nothing: the server is idle and about to end".to_owned(),
+            Phase::Stopping | Phase::Ending(_) => format!("ends; {count} connections"),
+        }
+    }
+
+    fn status_at(&self) -> Option<Instant> {
+        let (then, phase, count) = self.told;
+        let same = std::mem::discriminant(&phase) == std::mem::discriminant(&self.phase);
+        if !same {
+            return Some(then + FLAP);
+        }
+        (count != self.table.len()).then(|| then + STATUS)
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Timespec> {
+        if !self.queue.is_empty() {
+            return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let count = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
+        let link = self.link.as_ref();
+        let wakes = [
+            link.filter(|_| self.wants_supervisor()).and_then(Link::retry_at),
+            link.and_then(|link| link.report_at(count)),
+            self.held.wake(),
+            self.answering.wake(),
+            self.dying.wake(),
+            self.paused,
+            match self.phase {
+                Phase::Ending(then) => Some(then),
+                _ => None,
+            },
+            self.status_at(),
+            self.feed.map(|(_, next)| next),
+        ];
+        let wake = wakes.into_iter().flatten().min()?;
+        // Rounded up: to wake a moment early would be to wake many times.
+        let rest = wake.saturating_duration_since(now);
+        let rest = if rest.is_zero() { rest } else { rest + Duration::from_millis(1) };
+        Some(Timespec::try_from(rest).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }))
+    }
+}
+
+/// Whether a note of this time is still of the connection of that number.
+fn is_of(table: &Table<Connection>, since: Instant, key: Key) -> bool {
+    table.get(key).is_some_and(|connection| connection.since == since)
+}
+
+fn interests(bytes: bool, room: bool) -> EventFlags {
+    let mut flags = EventFlags::RDHUP | EventFlags::ET;
+    flags.set(EventFlags::IN, bytes);
+    flags.set(EventFlags::OUT, room);
+    flags
+}
+
+/// Waits for other things at a socket, and hears at once what is there of them.
+fn interest(
+    epoll: &OwnedFd,
+    half: &Half,
+    token: u64,
+    bytes: bool,
+    room: bool,
+) -> rustix::io::Result<()> {
+    epoll::modify(epoll, &half.socket, EventData::new_u64(token), interests(bytes, room))
+}
