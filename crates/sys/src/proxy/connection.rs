@@ -29,6 +29,8 @@ pub(super) struct Half {
     dead: bool,
     /// Whether it took nothing the last time.
     full: bool,
+    /// Whether it is waited for until it has something to read.
+    pub(super) hears: bool,
     /// Whether it is also waited for until it takes something.
     pub(super) armed: bool,
 }
@@ -36,7 +38,8 @@ pub(super) struct Half {
 impl Half {
     /// `readable` says whether to try before the kernel says that there is something.
     pub(super) fn new(socket: OwnedFd, readable: bool) -> Self {
-        Self { socket, readable, ended: false, dead: false, full: false, armed: false }
+        let (ended, dead, full, hears, armed) = (false, false, false, false, false);
+        Self { socket, readable, ended, dead, full, hears, armed }
     }
 
     /// Whether it must be waited for until it takes something, and is not yet.
@@ -234,12 +237,12 @@ impl Connection {
         if server.dead {
             self.up.finish(kit);
         }
-        pass_end(&mut self.up, client, server, kit);
-        pass_end(&mut self.down, server, client, kit);
         let up_done = self.up.is_done() || self.up.is_over();
         let down_done = self.down.is_done() || self.down.is_over();
         let over = up_done && (down_done || client.dead) || down_done && server.dead;
         if !over {
+            pass_end(&mut self.up, client, server, kit);
+            pass_end(&mut self.down, server, client, kit);
             return Fate::Stays { again: up.again || down.again };
         }
         let lingers = server.dead && !client.dead && !client.has_all();

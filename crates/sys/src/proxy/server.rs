@@ -253,7 +253,6 @@ impl<'a> Proxy<'a> {
                     if let Some(half) = connection.half(side)
                         && half.wants_arms()
                     {
-                        half.armed = true;
                         let _ = interest(&self.epoll, half, key.bits() | bit, true, true);
                     }
                 }
@@ -322,8 +321,9 @@ impl<'a> Proxy<'a> {
         let key = self.table.insert(Connection::new(client, now));
         self.waiting += 1;
         let ready = self.phase == Phase::Ready;
-        let Some(connection) = self.table.get(key) else { return };
-        let client = &connection.client;
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let client = &mut connection.client;
+        client.hears = ready;
         let flags = interests(ready, false);
         let added = epoll::add(&self.epoll, &client.socket, EventData::new_u64(key.bits()), flags);
         if added.is_err() {
@@ -371,7 +371,7 @@ impl<'a> Proxy<'a> {
         connection.stage = Stage::Connecting;
         connection.since = now;
         self.waiting -= 1;
-        let _ = interest(&self.epoll, &connection.client, key.bits(), true, false);
+        let _ = interest(&self.epoll, &mut connection.client, key.bits(), true, false);
         // Over loopback it mostly is connected by now.
         self.connecting(key, now);
     }
@@ -396,6 +396,7 @@ impl<'a> Proxy<'a> {
         match connect(&server.socket, &self.options.target) {
             Ok(()) | Err(Errno::ISCONN) => {
                 connection.stage = Stage::Open;
+                server.hears = true;
                 if !server.armed {
                     let flags = interests(true, false);
                     let _ = epoll::add(&self.epoll, &server.socket, token, flags);
@@ -404,7 +405,7 @@ impl<'a> Proxy<'a> {
             }
             Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) if server.armed => {}
             Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => {
-                server.armed = true;
+                (server.hears, server.armed) = (true, true);
                 let flags = interests(true, true);
                 let _ = epoll::add(&self.epoll, &server.socket, token, flags);
             }
@@ -423,7 +424,7 @@ impl<'a> Proxy<'a> {
         let Some(connection) = self.table.get_mut(key).filter(|one| one.is_held()) else { return };
         if self.phase == Phase::Waiting {
             connection.since = now;
-            let _ = interest(&self.epoll, &connection.client, key.bits(), false, false);
+            let _ = interest(&self.epoll, &mut connection.client, key.bits(), false, false);
             let table = &self.table;
             self.held.note(now, key, |since, key| is_of(table, since, key));
         } else {
@@ -447,8 +448,7 @@ impl<'a> Proxy<'a> {
         let Some(connection) = self.table.get_mut(key) else { return };
         self.waiting -= usize::from(connection.is_held());
         connection.answer(text, now, &mut self.kit);
-        connection.client.armed = true;
-        let _ = interest(&self.epoll, &connection.client, key.bits(), true, true);
+        let _ = interest(&self.epoll, &mut connection.client, key.bits(), true, true);
         let table = &self.table;
         self.answering.note(now, key, |since, key| is_of(table, since, key));
         self.enqueue(key);
@@ -683,10 +683,14 @@ fn interests(bytes: bool, room: bool) -> EventFlags {
 /// Waits for other things at a socket, and hears at once what is there of them.
 fn interest(
     epoll: &OwnedFd,
-    half: &Half,
+    half: &mut Half,
     token: u64,
     bytes: bool,
     room: bool,
 ) -> rustix::io::Result<()> {
+    if (half.hears, half.armed) == (bytes, room) {
+        return Ok(());
+    }
+    (half.hears, half.armed) = (bytes, room);
     epoll::modify(epoll, &half.socket, EventData::new_u64(token), interests(bytes, room))
 }
