@@ -3,8 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -114,24 +114,32 @@ fn play(stream: std::net::TcpStream, schedule: Schedule) -> (Vec<u8>, Vec<u8>) {
 }
 
 pub(crate) fn whatever_the_schedule() {
-    let server = Port::new();
-    let port = Port::new();
-    let stage = Stage::start(&port, server.address, &[]);
-    let mut runner = TestRunner::new(Config { cases: 150, ..Config::default() });
-    runner
-        .run(&(schedule(), schedule()), |(mine, theirs)| {
-            let client = port.connect();
-            let (behind, _) = server.listener.accept().unwrap();
-            let other = thread::spawn(move || play(behind, theirs));
-            let (sent, came) = play(client, mine);
-            let (answer, asked) = other.join().unwrap();
-            prop_assert!(sent == asked, "{} of {} bytes", asked.len(), sent.len());
-            prop_assert!(answer == came, "{} of {} bytes", came.len(), answer.len());
-            Ok(())
-        })
-        .unwrap();
-    assert!(soon(|| stage.descriptors() < 24), "{}", stage.descriptors());
-    stage.end();
+    // With the host's buffers, which mostly hold everything, and with such that hold next to nothing.
+    for buffers in [None, Some("4096 4096 4096")] {
+        for file in ["tcp_rmem", "tcp_wmem"] {
+            if let Some(sizes) = buffers {
+                fs::write(format!("/proc/sys/net/ipv4/{file}"), sizes).unwrap();
+            }
+        }
+        let server = Port::new();
+        let port = Port::new();
+        let stage = Stage::start(&port, server.address, &[]);
+        let mut runner = TestRunner::new(Config { cases: 60, ..Config::default() });
+        runner
+            .run(&(schedule(), schedule()), |(mine, theirs)| {
+                let client = port.connect();
+                let (behind, _) = server.listener.accept().unwrap();
+                let other = thread::spawn(move || play(behind, theirs));
+                let (sent, came) = play(client, mine);
+                let (answer, asked) = other.join().unwrap();
+                prop_assert!(sent == asked, "{} of {} bytes", asked.len(), sent.len());
+                prop_assert!(answer == came, "{} of {} bytes", came.len(), answer.len());
+                Ok(())
+            })
+            .unwrap();
+        assert!(soon(|| stage.descriptors() < 24), "{}", stage.descriptors());
+        stage.end();
+    }
 }
 
 /// Whether the peer has everything that was written.
