@@ -9,10 +9,10 @@ use super::{Way, traffic};
 /// How many connections there are at once.
 pub(super) const MANY: usize = 1000;
 
-/// Memory in KiB, and descriptors.
+/// Memory in KiB, all of it and what is nobody else's file, and descriptors.
 pub(super) struct Footprint {
-    idle: usize,
-    crowded: usize,
+    idle: [usize; 2],
+    crowded: [usize; 2],
     descriptors: usize,
 }
 
@@ -33,8 +33,8 @@ impl Footprint {
     }
 
     pub(super) fn cells(&self) -> String {
-        let Self { idle, crowded, .. } = self;
-        format!("{idle} KiB | {crowded} KiB | {}", self.each())
+        let Self { idle: [idle, own], crowded: [crowded, more], .. } = self;
+        format!("{idle} KiB, {own} KiB | {crowded} KiB, {more} KiB | {}", self.each())
     }
 
     pub(super) fn data(&self) -> Value {
@@ -49,8 +49,11 @@ fn ask(machine: &Machine, way: &Way, script: &str) -> Result<usize> {
     output.trim().parse().with_context(|| format!("{script}: {output:?}"))
 }
 
-fn memory(machine: &Machine, way: &Way) -> Result<usize> {
-    ask(machine, way, "sed -n 's/^Pss: *\\([0-9]*\\) kB/\\1/p' smaps_rollup")
+fn memory(machine: &Machine, way: &Way) -> Result<[usize; 2]> {
+    let one = |what: &str| {
+        ask(machine, way, &format!("sed -n 's/^{what}: *\\([0-9]*\\) kB/\\1/p' smaps_rollup"))
+    };
+    Ok([one("Pss")?, one("Pss_Anon")?])
 }
 
 fn descriptors(machine: &Machine, way: &Way) -> Result<usize> {

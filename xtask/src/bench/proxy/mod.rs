@@ -140,8 +140,9 @@ fn report(rounds: usize, rows: &[(Kind, [Row; 3])], footprints: &[(&str, Footpri
         }
     }
     text.push_str(&format!(
-        "\nMemory is the process's proportional share (PSS), freshly started and then with {} connections that have each \
-         been answered once; so are descriptors.\n\n\
+        "\nMemory is the process's proportional share (PSS), and what of it is not the program's file, freshly started and then with {} \
+         connections that have each been answered once. The file is counted whole here, where no other process runs it; an instance's \
+         supervisor and resolver share it.\n\n\
          | what | idle | with {0} connections | descriptors a connection |\n|---|---|---|---|\n",
         footprint::MANY
     ));
