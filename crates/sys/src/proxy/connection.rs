@@ -212,7 +212,7 @@ impl Connection {
     /// Does what can be done without waiting, within bounds.
     pub(super) fn turn(&mut self, kit: &mut Kit, now: Instant) -> Fate {
         match self.stage {
-            Stage::Held if self.is_gone() => Fate::Over,
+            Stage::Held | Stage::Connecting if self.is_gone() => Fate::Over,
             Stage::Held | Stage::Connecting => Fate::Stays { again: false },
             Stage::Answering(_) => self.turn_answer(),
             Stage::Open => self.turn_open(kit, now),
@@ -312,6 +312,14 @@ impl Connection {
     /// Closes the client's end with a reset.
     pub(super) fn reset(self) {
         self.client.reset();
+    }
+
+    /// Closes both ends so that neither peer takes it for the end of what the other one had to say.
+    pub(super) fn abort(self) {
+        self.client.reset();
+        if let Some(server) = self.server {
+            server.reset();
+        }
     }
 }
 

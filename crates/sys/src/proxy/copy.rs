@@ -231,9 +231,11 @@ impl Flow {
     ) -> usize {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         match splice(from.socket, None, &pipe.writer, None, BULK, flags) {
+            // The end, or an urgent byte that is in the way: the next read says which.
             Ok(0) => {
                 kit.give(pipe);
-                self.end(from)
+                self.bulk = false;
+                0
             }
             Ok(count) => {
                 self.bulk = count >= CHUNK;
@@ -254,15 +256,15 @@ impl Flow {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         while left > 0 {
             match splice(&pipe.reader, None, to.socket, None, left, flags) {
-                Ok(0) => break,
-                Ok(count) => left = left.saturating_sub(count),
+                Ok(count) if (1..=left).contains(&count) => left -= count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     *to.full = true;
                     self.stuck = Stuck::InPipe { pipe, left };
                     return false;
                 }
-                Err(_) => {
+                // Whatever is left in the pipe must reach nobody else.
+                Ok(_) | Err(_) => {
                     self.stuck = Stuck::InPipe { pipe, left };
                     *to.dead = true;
                     self.finish(kit);

@@ -165,6 +165,12 @@ impl<'a> Proxy<'a> {
             self.expire(now);
             self.tell(now);
         }
+        // Those that have not ended must not look as if they had.
+        for (key, _) in self.table.iter().collect::<Vec<_>>() {
+            if let Some(connection) = self.table.remove(key) {
+                connection.abort();
+            }
+        }
         let (accepted, turns) = (self.accepted, self.turns);
         self.notifier.stopping(&format!("ended: {accepted} connections in {turns} turns"));
         Ok(())
@@ -203,7 +209,9 @@ impl<'a> Proxy<'a> {
                 let Some(connection) = self.table.get_mut(key) else { return };
                 if side == Side::Server && matches!(connection.stage, Stage::Connecting) {
                     self.connecting(key, now);
-                } else {
+                }
+                // What came with the end of an attempt is told this once.
+                if let Some(connection) = self.table.get_mut(key) {
                     connection.note(side, flags);
                     self.enqueue(key);
                 }
