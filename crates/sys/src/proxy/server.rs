@@ -166,7 +166,8 @@ impl<'a> Proxy<'a> {
             self.tell(now);
         }
         // Those that have not ended must not look as if they had.
-        for (key, _) in self.table.iter().collect::<Vec<_>>() {
+        let left: Vec<_> = self.table.iter().map(|(key, _)| key).collect();
+        for key in left {
             if let Some(connection) = self.table.remove(key) {
                 connection.abort();
             }
