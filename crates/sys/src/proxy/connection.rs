@@ -16,6 +16,10 @@ use super::copy::{Flow, Kit, Sink, Source, Turn};
 const MAX_DROPPED: usize = 1 << 20;
 /// How many of them in one turn.
 const DROPPED_A_TURN: usize = 64 << 10;
+/// How long one end may take nothing once the other one is dead.
+pub(super) const TAKES: Duration = Duration::from_secs(10);
+/// How long it may take for all of it.
+const DIES: Duration = Duration::from_mins(5);
 
 /// One of the two ends.
 #[derive(Debug)]
@@ -62,8 +66,8 @@ impl Half {
         let _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Whether the peer has everything that was written.
-    fn has_all(&self) -> bool {
+    /// How much of what was written the peer does not have yet.
+    fn left(&self) -> libc::c_int {
         /// What `SIOCOUTQ` is called where it is not about sockets.
         #[expect(clippy::cast_possible_truncation, reason = "the kernel's numbers have 32 bits")]
         const UNACKNOWLEDGED: u32 = libc::TIOCOUTQ as u32;
@@ -71,7 +75,7 @@ impl Half {
         // SAFETY: the kernel writes one int for it.
         let left =
             unsafe { ioctl(self.socket.as_fd(), Getter::<{ UNACKNOWLEDGED }, libc::c_int>::new()) };
-        left.is_ok_and(|left| left == 0)
+        left.unwrap_or(0)
     }
 }
 
@@ -93,6 +97,9 @@ pub(super) enum Stage {
     Open,
     /// That the client takes the rest of this and goes.
     Answering(Answer),
+    /// That one end has everything that came before the other one's reset, which it is told then; how much it had
+    /// not yet.
+    Lingering { left: libc::c_int },
 }
 
 /// An answer of the proxy's own, on its way.
@@ -112,7 +119,7 @@ pub(super) enum Fate {
     Stays { again: bool },
     /// It is over.
     Over,
-    /// The server reset it; the client does not have everything yet.
+    /// One end reset it; the other one does not have everything yet.
     Lingers,
 }
 
@@ -124,18 +131,18 @@ pub(super) struct Connection {
     up: Flow,
     down: Flow,
     pub(super) stage: Stage,
-    /// When its stage began, or, of an open one, when one end was seen to be dead.
+    /// When its stage began, or, once an end is dead, when it was last looked at.
     pub(super) since: Instant,
     /// When its client last sent something; when it came, until then.
     pub(super) heard: Instant,
-    /// When its client was last told something.
-    pub(super) told: Instant,
+    /// When an end last took something.
+    moved: Instant,
     /// Whether the client has sent something since it was last looked at.
     spoke: bool,
     /// Whether it is in the list of those that have something to do.
     pub(super) queued: bool,
-    /// Whether one end is dead, so that it must end soon.
-    pub(super) dying: bool,
+    /// Since when one end is dead, so that it must end soon.
+    dying: Option<Instant>,
 }
 
 impl Connection {
@@ -148,10 +155,10 @@ impl Connection {
             stage: Stage::Held,
             since: now,
             heard: now,
-            told: now,
+            moved: now,
             spoke: false,
             queued: false,
-            dying: false,
+            dying: None,
         }
     }
 
@@ -176,6 +183,10 @@ impl Connection {
         matches!(self.stage, Stage::Held)
     }
 
+    fn is_dead(&self) -> bool {
+        self.client.dead && self.server.as_ref().is_none_or(|server| server.dead)
+    }
+
     pub(super) fn is_answering(&self) -> bool {
         matches!(self.stage, Stage::Answering(_))
     }
@@ -193,10 +204,50 @@ impl Connection {
         std::mem::take(&mut self.spoke)
     }
 
-    /// Whether an end is dead and the connection not yet known to be ending.
-    pub(super) fn begins_to_die(&self) -> bool {
+    /// Whether an end is dead, which was not known.
+    pub(super) fn begins_to_die(&mut self, now: Instant) -> bool {
         let dead = self.client.dead || self.server.as_ref().is_some_and(|server| server.dead);
-        dead && !self.dying && matches!(self.stage, Stage::Open)
+        let begins = dead && self.dying.is_none() && matches!(self.stage, Stage::Open);
+        if begins {
+            (self.dying, self.since, self.moved) = (Some(now), now, now);
+        }
+        begins
+    }
+
+    /// Waits until the end that lives has everything.
+    pub(super) fn linger(&mut self, now: Instant) {
+        self.dying.get_or_insert(now);
+        (self.since, self.moved) = (now, now);
+        self.stage = Stage::Lingering { left: libc::c_int::MAX };
+    }
+
+    pub(super) fn is_lingering(&self) -> bool {
+        matches!(self.stage, Stage::Lingering { .. })
+    }
+
+    /// Of one whose end is dead: whether the other one still takes what is left, which must not last for ever. To be
+    /// asked now and then, first after [`Self::begins_to_die`] or [`Self::linger`].
+    pub(super) fn still_dies(&mut self, now: Instant) -> bool {
+        let Some(dying) = self.dying else { return false };
+        self.since = now;
+        let living = self.server.as_ref().filter(|_| self.client.dead).unwrap_or(&self.client);
+        if let Stage::Lingering { left } = &mut self.stage {
+            let then = std::mem::replace(left, living.left());
+            if *left == 0 {
+                return false;
+            }
+            if *left < then {
+                self.moved = now;
+            }
+        }
+        now.saturating_duration_since(self.moved) < TAKES
+            && now.saturating_duration_since(dying) < DIES
+    }
+
+    /// Whether its end is on its way, and needs only a moment.
+    pub(super) fn is_ending(&self) -> bool {
+        let ended = self.server.as_ref().is_some_and(|server| server.ended);
+        self.is_answering() || self.is_lingering() || matches!(self.stage, Stage::Open) && ended
     }
 
     /// Gives it an answer instead of a server.
@@ -216,6 +267,8 @@ impl Connection {
             Stage::Held | Stage::Connecting => Fate::Stays { again: false },
             Stage::Answering(_) => self.turn_answer(),
             Stage::Open => self.turn_open(kit, now),
+            Stage::Lingering { .. } if self.is_dead() => Fate::Over,
+            Stage::Lingering { .. } => Fate::Stays { again: false },
         }
     }
 
@@ -228,8 +281,8 @@ impl Connection {
             self.heard = now;
             self.spoke = true;
         }
-        if down.read > 0 {
-            self.told = now;
+        if up.sent || down.sent {
+            self.moved = now;
         }
         if client.dead {
             self.down.finish(kit);
@@ -245,8 +298,12 @@ impl Connection {
             pass_end(&mut self.down, server, client, kit);
             return Fate::Stays { again: up.again || down.again };
         }
-        let lingers = server.dead && !client.dead && !client.has_all();
-        if lingers { Fate::Lingers } else { Fate::Over }
+        let waits = match (client.dead, server.dead) {
+            (true, false) => server.left() > 0,
+            (false, true) => client.left() > 0,
+            _ => false,
+        };
+        if waits { Fate::Lingers } else { Fate::Over }
     }
 
     fn turn_answer(&mut self) -> Fate {
@@ -298,24 +355,18 @@ impl Connection {
 
     /// Closes both ends, each so that its peer sees how the other one ended.
     pub(super) fn close(mut self, kit: &mut Kit) {
+        let server_dead = self.server.as_ref().is_some_and(|server| server.dead);
+        if self.client.dead || server_dead {
+            return self.abort(kit);
+        }
         self.up.finish(kit);
         self.down.finish(kit);
-        let Some(server) = self.server else { return };
-        match (self.client.dead, server.dead) {
-            // Reset only what has arrived: the rest would be lost.
-            (true, false) if server.has_all() => server.reset(),
-            (false, true) => self.client.reset(),
-            _ => {}
-        }
-    }
-
-    /// Closes the client's end with a reset.
-    pub(super) fn reset(self) {
-        self.client.reset();
     }
 
     /// Closes both ends so that neither peer takes it for the end of what the other one had to say.
-    pub(super) fn abort(self) {
+    pub(super) fn abort(mut self, kit: &mut Kit) {
+        self.up.finish(kit);
+        self.down.finish(kit);
         self.client.reset();
         if let Some(server) = self.server {
             server.reset();

@@ -99,6 +99,8 @@ pub(super) struct Flow {
     stage: Stage,
     /// Whether much came the last time.
     bulk: bool,
+    /// Whether the receiver took something in this turn.
+    sent: bool,
 }
 
 /// The end of a connection that a flow reads from.
@@ -126,13 +128,15 @@ pub(super) struct Sink<'a> {
 pub(super) struct Turn {
     /// How many bytes were read.
     pub(super) read: usize,
+    /// Whether the receiver took some.
+    pub(super) sent: bool,
     /// Whether there is more to do at once.
     pub(super) again: bool,
 }
 
 impl Flow {
     pub(super) fn new() -> Self {
-        Self { stuck: Stuck::Nothing, stage: Stage::Open, bulk: false }
+        Self { stuck: Stuck::Nothing, stage: Stage::Open, bulk: false, sent: false }
     }
 
     /// Whether nothing more will be moved.
@@ -175,6 +179,7 @@ impl Flow {
             }
             turn.read += self.pull(from, to, kit);
         }
+        turn.sent = std::mem::take(&mut self.sent);
         turn
     }
 
@@ -256,7 +261,10 @@ impl Flow {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         while left > 0 {
             match splice(&pipe.reader, None, to.socket, None, left, flags) {
-                Ok(count) if (1..=left).contains(&count) => left -= count,
+                Ok(count) if (1..=left).contains(&count) => {
+                    left -= count;
+                    self.sent = true;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     *to.full = true;
@@ -281,7 +289,10 @@ impl Flow {
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
             match send(to.socket.as_fd(), rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(count) => sent += count,
+                Ok(count) => {
+                    sent += count;
+                    self.sent = true;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     *to.full = true;

@@ -77,6 +77,12 @@ impl Link {
         true
     }
 
+    /// Leaves one that cannot be waited for, to look for it later.
+    pub(super) fn leave(&mut self, now: Instant) {
+        self.socket = None;
+        self.retry = now + RETRY;
+    }
+
     /// The messages that have come, the closing last; a bounded number of them.
     pub(super) fn take(&mut self, now: Instant) -> Vec<Message> {
         let mut messages = Vec::new();

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long connections may go on after SIGTERM, unless `--grace` says so.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long connections may go on after SIGTERM, unless `--grace` says so: a stream of events would not end by
+/// itself, and whoever stops an instance would wait for it.
+const GRACE: Duration = Duration::ZERO;
 /// How long a client waits for the server, unless `--wait` says so.
 const WAIT: Duration = Duration::from_mins(5);
 /// The longest time that an argument may name.
@@ -131,13 +132,13 @@ mod tests {
         assert_eq!((plain.wait, plain.grace), (WAIT, GRACE));
         assert_eq!((&plain.supervisor, &plain.failure), (&None, &None));
         assert_eq!(plain.watchdog, Some(Duration::from_secs(4)));
-        let line = "--supervisor s --failure /run/f --instance web --wait 9 --grace 0 [::1]:80";
+        let line = "--supervisor s --failure /run/f --instance web --wait 9 --grace 7 [::1]:80";
         let full = args(line).unwrap();
         assert_eq!(full.target, "[::1]:80".parse().unwrap());
         assert_eq!(full.supervisor.as_deref(), Some("s"));
         assert_eq!(full.failure, Some("/run/f".into()));
         assert_eq!(full.instance.as_deref(), Some("web"));
-        assert_eq!((full.wait, full.grace), (Duration::from_secs(9), Duration::ZERO));
+        assert_eq!((full.wait, full.grace), (Duration::from_secs(9), Duration::from_secs(7)));
     }
 
     #[test]

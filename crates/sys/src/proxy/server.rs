@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, connect, 
 use rustix::process::Signal;
 
 use super::answer::{Why, unavailable};
-use super::connection::{Connection, Fate, Half, Side, Stage};
+use super::connection::{Connection, Fate, Half, Side, Stage, TAKES};
 use super::copy::Kit;
 use super::deadlines::Deadlines;
 use super::failure::Watch;
@@ -35,8 +35,10 @@ const TURNS: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long a connection stays of which one end is dead and the other one takes nothing.
-const DYING: Duration = Duration::from_secs(10);
+/// How often it is looked whether a client or server has everything that came before the other one's reset.
+const LINGER: Duration = Duration::from_millis(100);
+/// How long at the end there is at least for answers, and for what a server sent that has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often the number of connections is told to the service manager.
 const STATUS: Duration = Duration::from_secs(10);
 /// How often what becomes of clients is, which the supervisor can change as it likes.
@@ -49,6 +51,15 @@ const LISTENER: u64 = SIGNALS | 16;
 /// The bit of a connection's number that says that its server is meant.
 const SERVER: u64 = 1;
 
+impl Side {
+    fn bit(self) -> u64 {
+        match self {
+            Self::Client => 0,
+            Self::Server => SERVER,
+        }
+    }
+}
+
 /// What becomes of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -60,8 +71,15 @@ enum Phase {
     Drained,
     /// The same, and those that are connected have their time after that.
     Stopping,
-    /// Nothing is accepted; it ends with the last connection, and then at the latest.
-    Ending(Instant),
+    /// Nothing is accepted; it ends with the last connection, and at `end` at the latest. From `cut` on, only those
+    /// are left that are ending.
+    Ending { cut: Instant, end: Instant },
+}
+
+impl Phase {
+    fn ending(now: Instant, grace: Duration) -> Self {
+        Self::Ending { cut: now + grace, end: now + grace.max(FAREWELL) }
+    }
 }
 
 /// Everything that a connection meets.
@@ -87,6 +105,7 @@ pub(super) struct Proxy<'a> {
     held: Deadlines,
     answering: Deadlines,
     dying: Deadlines,
+    lingering: Deadlines,
     /// Until when nothing is opened.
     paused: Option<Instant>,
     /// When a client last sent something.
@@ -132,7 +151,8 @@ impl<'a> Proxy<'a> {
             watch,
             held: Deadlines::new(options.wait),
             answering: Deadlines::new(ANSWER),
-            dying: Deadlines::new(DYING),
+            dying: Deadlines::new(TAKES),
+            lingering: Deadlines::new(LINGER),
             paused: None,
             heard: now,
             notifier: Notifier::new(options.notify_socket.as_deref(), false),
@@ -148,7 +168,7 @@ impl<'a> Proxy<'a> {
         self.notifier.ready(&self.words());
         let mut events = Vec::with_capacity(EVENTS);
         while !self.is_over(Instant::now()) {
-            self.listen();
+            self.listen(Instant::now());
             let timeout = self.timeout(Instant::now());
             events.clear();
             let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
@@ -168,9 +188,7 @@ impl<'a> Proxy<'a> {
         // Those that have not ended must not look as if they had.
         let left: Vec<_> = self.table.iter().map(|(key, _)| key).collect();
         for key in left {
-            if let Some(connection) = self.table.remove(key) {
-                connection.abort();
-            }
+            self.cut(key);
         }
         let (accepted, turns) = (self.accepted, self.turns);
         self.notifier.stopping(&format!("ended: {accepted} connections in {turns} turns"));
@@ -179,7 +197,7 @@ impl<'a> Proxy<'a> {
 
     fn is_over(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Ending(then) => self.table.is_empty() || then <= now,
+            Phase::Ending { end, .. } => self.table.is_empty() || end <= now,
             _ => false,
         }
     }
@@ -256,18 +274,21 @@ impl<'a> Proxy<'a> {
         }
         match fate {
             Fate::Over => self.remove(key),
-            Fate::Lingers => self.answer(key, Rc::default(), now),
+            Fate::Lingers => {
+                connection.linger(now);
+                let table = &self.table;
+                self.lingering.note(now, key, |since, key| is_of(table, since, key));
+            }
             Fate::Stays { again } => {
-                for (side, bit) in [(Side::Client, 0), (Side::Server, SERVER)] {
-                    if let Some(half) = connection.half(side)
-                        && half.wants_arms()
-                    {
-                        let _ = interest(&self.epoll, half, key.bits() | bit, true, true);
+                let dies = connection.begins_to_die(now);
+                let wants = [Side::Client, Side::Server]
+                    .map(|side| connection.half(side).is_some_and(|half| half.wants_arms()));
+                for (side, wants) in [Side::Client, Side::Server].into_iter().zip(wants) {
+                    if wants && !self.interest(key, side, true, true) {
+                        return;
                     }
                 }
-                if connection.begins_to_die() {
-                    connection.dying = true;
-                    connection.since = now;
+                if dies {
                     let table = &self.table;
                     self.dying.note(now, key, |since, key| is_of(table, since, key));
                 }
@@ -283,19 +304,24 @@ impl<'a> Proxy<'a> {
     }
 
     /// Listens if there is room for another connection and a reason to take it, or not.
-    fn listen(&mut self) {
+    fn listen(&mut self, now: Instant) {
         let wanted = self.accepts() && self.table.len() < self.most && self.paused.is_none();
         if wanted == self.listening {
             return;
         }
-        self.listening = wanted;
-        for (listener, token) in self.listeners.iter().zip(LISTENER..) {
-            // Taken out altogether: its errors are told whatever is waited for.
-            let _ = if wanted {
-                epoll::add(&self.epoll, listener, EventData::new_u64(token), EventFlags::IN)
-            } else {
-                epoll::delete(&self.epoll, listener)
-            };
+        self.listening = wanted
+            && self.listeners.iter().zip(LISTENER..).all(|(listener, token)| {
+                let token = EventData::new_u64(token);
+                epoll::add(&self.epoll, listener, token, EventFlags::IN).is_ok()
+            });
+        if !self.listening {
+            for listener in &self.listeners {
+                // Taken out altogether: its errors are told whatever is waited for.
+                let _ = epoll::delete(&self.epoll, listener);
+            }
+        }
+        if wanted && !self.listening {
+            self.paused = Some(now + PAUSE);
         }
     }
 
@@ -337,7 +363,7 @@ impl<'a> Proxy<'a> {
         let added = epoll::add(&self.epoll, &client.socket, EventData::new_u64(key.bits()), flags);
         if added.is_err() {
             self.paused = Some(now + PAUSE);
-            return self.remove(key);
+            return self.cut(key);
         }
         if let Some(link) = &mut self.link {
             link.changed = true;
@@ -351,12 +377,42 @@ impl<'a> Proxy<'a> {
 
     /// Takes a connection out and closes it.
     fn remove(&mut self, key: Key) {
-        let Some(connection) = self.table.remove(key) else { return };
+        if let Some(connection) = self.take_out(key) {
+            connection.close(&mut self.kit);
+        }
+    }
+
+    /// The same for one whose ends have not ended.
+    fn cut(&mut self, key: Key) {
+        if let Some(connection) = self.take_out(key) {
+            connection.abort(&mut self.kit);
+        }
+    }
+
+    fn take_out(&mut self, key: Key) -> Option<Connection> {
+        let connection = self.table.remove(key)?;
         self.waiting -= usize::from(connection.is_held());
         if let Some(link) = &mut self.link {
             link.changed = true;
         }
-        connection.close(&mut self.kit);
+        Some(connection)
+    }
+
+    /// Waits for other things at an end, and hears at once what is there of them; whether it could. One that would
+    /// not be heard of any more is cut.
+    fn interest(&mut self, key: Key, side: Side, bytes: bool, room: bool) -> bool {
+        let half = self.table.get_mut(key).and_then(|connection| connection.half(side));
+        let Some(half) = half else { return false };
+        if (half.hears, half.armed) == (bytes, room) {
+            return true;
+        }
+        (half.hears, half.armed) = (bytes, room);
+        let token = EventData::new_u64(key.bits() | side.bit());
+        let done = epoll::modify(&self.epoll, &half.socket, token, interests(bytes, room));
+        if done.is_err() {
+            self.cut(key);
+        }
+        done.is_ok()
     }
 
     /// Connects one that is held to the server.
@@ -380,9 +436,10 @@ impl<'a> Proxy<'a> {
         connection.stage = Stage::Connecting;
         connection.since = now;
         self.waiting -= 1;
-        let _ = interest(&self.epoll, &mut connection.client, key.bits(), true, false);
-        // Over loopback it mostly is connected by now.
-        self.connecting(key, now);
+        if self.interest(key, Side::Client, true, false) {
+            // Over loopback it mostly is connected by now.
+            self.connecting(key, now);
+        }
     }
 
     /// Leaves it held until there is room in the host.
@@ -401,14 +458,16 @@ impl<'a> Proxy<'a> {
     fn connecting(&mut self, key: Key, now: Instant) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let Some(server) = &mut connection.server else { return };
-        let token = EventData::new_u64(key.bits() | SERVER);
+        let token = EventData::new_u64(key.bits() | Side::Server.bit());
         match connect(&server.socket, &self.options.target) {
             Ok(()) | Err(Errno::ISCONN) => {
                 connection.stage = Stage::Open;
                 server.hears = true;
-                if !server.armed {
-                    let flags = interests(true, false);
-                    let _ = epoll::add(&self.epoll, &server.socket, token, flags);
+                let flags = interests(true, false);
+                if !server.armed
+                    && epoll::add(&self.epoll, &server.socket, token, flags).is_err()
+                {
+                    return self.cut(key);
                 }
                 self.enqueue(key);
             }
@@ -416,7 +475,9 @@ impl<'a> Proxy<'a> {
             Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) => {
                 (server.hears, server.armed) = (true, true);
                 let flags = interests(true, true);
-                let _ = epoll::add(&self.epoll, &server.socket, token, flags);
+                if epoll::add(&self.epoll, &server.socket, token, flags).is_err() {
+                    self.cut(key);
+                }
             }
             Err(_) => {
                 connection.server = None;
@@ -433,7 +494,9 @@ impl<'a> Proxy<'a> {
         let Some(connection) = self.table.get_mut(key).filter(|one| one.is_held()) else { return };
         if self.phase == Phase::Waiting {
             connection.since = now;
-            let _ = interest(&self.epoll, &mut connection.client, key.bits(), false, false);
+            if !self.interest(key, Side::Client, false, false) {
+                return;
+            }
             let table = &self.table;
             self.held.note(now, key, |since, key| is_of(table, since, key));
         } else {
@@ -446,9 +509,8 @@ impl<'a> Proxy<'a> {
     fn dismiss(&mut self, key: Key, text: Rc<[u8]>, now: Instant) {
         if self.link.is_some() {
             self.answer(key, text, now);
-        } else if let Some(connection) = self.table.remove(key) {
-            self.waiting -= usize::from(connection.is_held());
-            connection.reset();
+        } else {
+            self.cut(key);
         }
     }
 
@@ -457,7 +519,9 @@ impl<'a> Proxy<'a> {
         let Some(connection) = self.table.get_mut(key) else { return };
         self.waiting -= usize::from(connection.is_held());
         connection.answer(text, now, &mut self.kit);
-        let _ = interest(&self.epoll, &mut connection.client, key.bits(), true, true);
+        if !self.interest(key, Side::Client, true, true) {
+            return;
+        }
         let table = &self.table;
         self.answering.note(now, key, |since, key| is_of(table, since, key));
         self.enqueue(key);
@@ -477,10 +541,15 @@ impl<'a> Proxy<'a> {
 
     /// The service manager asks for the end.
     fn leave(&mut self, now: Instant) {
-        if !matches!(self.phase, Phase::Ending(_)) {
-            self.dismiss_held(Why::Stopping, now);
-            self.phase = Phase::Ending(now + self.options.grace);
-        }
+        self.dismiss_held(Why::Stopping, now);
+        let asked = Phase::ending(now, self.options.grace);
+        // A failed start leaves more time for the answers than somebody who stops has.
+        self.phase = match (self.phase, asked) {
+            (Phase::Ending { cut, end }, Phase::Ending { cut: sooner, end: latest }) => {
+                Phase::Ending { cut: cut.min(sooner), end: end.min(latest) }
+            }
+            _ => asked,
+        };
     }
 
     /// A start has failed: all that wait are told, and the next client starts everything anew.
@@ -495,7 +564,7 @@ impl<'a> Proxy<'a> {
         }
         let reason = self.watch.as_ref().map(Watch::reason).unwrap_or_default();
         self.dismiss_held(Why::Failed(&reason), now);
-        self.phase = Phase::Ending(now + self.options.grace.max(ANSWER));
+        self.phase = Phase::ending(now, self.options.grace.max(ANSWER));
     }
 
     fn listen_to_supervisor(&mut self, now: Instant) {
@@ -511,8 +580,8 @@ impl<'a> Proxy<'a> {
     fn supervisor_left(&mut self, now: Instant) {
         self.phase = match self.phase {
             Phase::Ready => Phase::Waiting,
-            Phase::Drained => Phase::Ending(now),
-            Phase::Stopping => Phase::Ending(now + self.options.grace),
+            Phase::Drained => Phase::ending(now, Duration::ZERO),
+            Phase::Stopping => Phase::ending(now, self.options.grace),
             other => other,
         };
     }
@@ -548,7 +617,7 @@ impl<'a> Proxy<'a> {
             quiet.is_none_or(|quiet| now.saturating_duration_since(connection.heard) < quiet)
         };
         let mut busy = self.table.iter().any(|(_, connection)| counts(connection));
-        if busy || matches!(self.phase, Phase::Ending(_)) {
+        if busy || matches!(self.phase, Phase::Ending { .. }) {
             link.send(Report::Busy);
             return;
         }
@@ -587,23 +656,40 @@ impl<'a> Proxy<'a> {
             }
         }
         while let Some((since, key)) = self.dying.expired(now) {
-            let of_it = |one: &&mut Connection| one.dying && one.since == since;
+            let of_it = |one: &&mut Connection| !one.is_lingering() && one.since == since;
             let Some(connection) = self.table.get_mut(key).filter(of_it) else { continue };
-            // What came before the end is passed on as long as somebody takes it.
-            if connection.told.max(connection.heard) > since {
-                connection.since = now;
+            if connection.still_dies(now) {
                 let table = &self.table;
                 self.dying.note(now, key, |since, key| is_of(table, since, key));
             } else {
                 self.remove(key);
             }
         }
+        while let Some((since, key)) = self.lingering.expired(now) {
+            let of_it = |one: &&mut Connection| one.is_lingering() && one.since == since;
+            let Some(connection) = self.table.get_mut(key).filter(of_it) else { continue };
+            if connection.still_dies(now) {
+                let table = &self.table;
+                self.lingering.note(now, key, |since, key| is_of(table, since, key));
+            } else {
+                self.remove(key);
+            }
+        }
+        if let Phase::Ending { cut, .. } = self.phase
+            && cut <= now
+        {
+            let open = self.table.iter().filter(|(_, connection)| !connection.is_ending());
+            for key in open.map(|(key, _)| key).collect::<Vec<_>>() {
+                self.cut(key);
+            }
+        }
         if self.wants_supervisor()
             && let Some(link) = &mut self.link
             && link.look(now)
             && let Some(fd) = link.fd()
+            && epoll::add(&self.epoll, fd, EventData::new_u64(LINK), EventFlags::IN).is_err()
         {
-            let _ = epoll::add(&self.epoll, fd, EventData::new_u64(LINK), EventFlags::IN);
+            link.leave(now);
         }
     }
 
@@ -636,7 +722,7 @@ impl<'a> Proxy<'a> {
             Phase::Waiting => format!("waits for the server; {count} connections"),
             Phase::Ready => format!("{count} connections"),
             Phase::Drained => "accepts nothing: the server is idle and about to end".to_owned(),
-            Phase::Stopping | Phase::Ending(_) => format!("ends; {count} connections"),
+            Phase::Stopping | Phase::Ending { .. } => format!("ends; {count} connections"),
         }
     }
 
@@ -661,9 +747,10 @@ impl<'a> Proxy<'a> {
             self.held.wake(),
             self.answering.wake(),
             self.dying.wake(),
+            self.lingering.wake(),
             self.paused,
             match self.phase {
-                Phase::Ending(then) => Some(then),
+                Phase::Ending { cut, end } => Some(if cut > now { cut } else { end }),
                 _ => None,
             },
             self.status_at(),
@@ -687,19 +774,4 @@ fn interests(bytes: bool, room: bool) -> EventFlags {
     flags.set(EventFlags::IN, bytes);
     flags.set(EventFlags::OUT, room);
     flags
-}
-
-/// Waits for other things at a socket, and hears at once what is there of them.
-fn interest(
-    epoll: &OwnedFd,
-    half: &mut Half,
-    token: u64,
-    bytes: bool,
-    room: bool,
-) -> rustix::io::Result<()> {
-    if (half.hears, half.armed) == (bytes, room) {
-        return Ok(());
-    }
-    (half.hears, half.armed) = (bytes, room);
-    epoll::modify(epoll, &half.socket, EventData::new_u64(token), interests(bytes, room))
 }
