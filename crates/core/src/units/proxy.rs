@@ -37,8 +37,8 @@ pub(super) fn service(facts: &HostFacts, to: &str) -> Section {
         .set("ExecStart", Value::command([facts.engine.as_str(), "proxy", to]))
         .set_why(
             "LimitNOFILE",
-            Value::Number(16384),
-            "two descriptors a connection, which the proxy takes as far as this goes",
+            Value::Number(2210),
+            "1024 connections of two descriptors, and what the proxy itself needs; who comes then waits",
         )
 }
 

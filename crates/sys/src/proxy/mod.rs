@@ -18,6 +18,7 @@ mod failure;
 mod link;
 mod listeners;
 mod options;
+mod pages;
 mod room;
 mod server;
 mod table;
@@ -51,5 +52,7 @@ pub enum Error {
 /// See [`Error`].
 pub fn run(options: &Options) -> Result<(), Error> {
     let listeners = listeners::take()?;
-    server::Proxy::new(options, listeners)?.run()
+    let proxy = server::Proxy::new(options, listeners)?;
+    pages::leave();
+    proxy.run()
 }

@@ -464,9 +464,7 @@ impl<'a> Proxy<'a> {
                 connection.stage = Stage::Open;
                 server.hears = true;
                 let flags = interests(true, false);
-                if !server.armed
-                    && epoll::add(&self.epoll, &server.socket, token, flags).is_err()
-                {
+                if !server.armed && epoll::add(&self.epoll, &server.socket, token, flags).is_err() {
                     return self.cut(key);
                 }
                 self.enqueue(key);
@@ -774,4 +772,73 @@ fn interests(bytes: bool, room: bool) -> EventFlags {
     flags.set(EventFlags::IN, bytes);
     flags.set(EventFlags::OUT, room);
     flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{ErrorKind, Read as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::path::PathBuf;
+
+    fn options(target: &TcpListener, supervisor: Option<&str>) -> Options {
+        Options {
+            target: target.local_addr().unwrap(),
+            supervisor: supervisor.map(str::to_owned),
+            failure: None::<PathBuf>,
+            instance: None,
+            wait: Duration::from_mins(1),
+            grace: Duration::ZERO,
+            notify_socket: None,
+            watchdog: None,
+        }
+    }
+
+    /// Something that refuses to watch anything.
+    fn blind() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn is_reset(mut client: &TcpStream) -> bool {
+        let error = client.read(&mut [0]).err().map(|error| error.kind());
+        error == Some(ErrorKind::ConnectionReset)
+    }
+
+    #[test]
+    fn who_cannot_be_watched_is_let_go() {
+        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = options(&target, Some("nobody-there"));
+        let mut proxy = Proxy::new(&options, vec![listener.into()]).unwrap();
+        let now = Instant::now();
+        let sighted = std::mem::replace(&mut proxy.epoll, blind());
+        // The client's end.
+        let client = TcpStream::connect(address).unwrap();
+        assert_eq!(proxy.accept(0, 1, now), Some(1));
+        assert!(proxy.table.is_empty() && proxy.waiting == 0 && proxy.paused.is_some());
+        assert!(is_reset(&client));
+        // The same once it is to be heard, and the server's end.
+        for heard in [false, true] {
+            proxy.paused = None;
+            let blind = std::mem::replace(&mut proxy.epoll, sighted.try_clone().unwrap());
+            let client = TcpStream::connect(address).unwrap();
+            assert_eq!(proxy.accept(0, 1, now), Some(1));
+            assert_eq!((proxy.table.len(), proxy.waiting), (1, 1));
+            proxy.epoll = blind;
+            let key = proxy.all_held()[0];
+            proxy.table.get_mut(key).unwrap().client.hears = heard;
+            proxy.connect(key, now);
+            assert!(proxy.table.is_empty() && proxy.waiting == 0, "{heard}");
+            assert!(is_reset(&client), "{heard}");
+        }
+        // The listeners: it is tried again, and not at once.
+        proxy.listen(now);
+        assert!(!proxy.listening && proxy.paused.is_some());
+        proxy.epoll = sighted;
+        proxy.expire(now + PAUSE);
+        proxy.listen(now + PAUSE);
+        assert!(proxy.listening);
+    }
 }

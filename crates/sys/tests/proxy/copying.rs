@@ -1,7 +1,6 @@
 //! Bytes from here to there, and how connections end.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, thread};
@@ -9,7 +8,9 @@ use std::{fs, thread};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::stage::{Port, Stage, answered, echo, finish, is_reset, reset, rest, soon, target};
+use super::stage::{
+    Port, Stage, answered, echo, finish, has_all, is_reset, narrow, reset, rest, soon, target,
+};
 
 /// Bytes in which no piece looks like another.
 fn pattern(length: usize) -> Vec<u8> {
@@ -142,15 +143,6 @@ pub(crate) fn whatever_the_schedule() {
     }
 }
 
-/// Whether the peer has everything that was written.
-fn has_all(stream: &std::net::TcpStream) -> bool {
-    let mut left = 0;
-    #[expect(unsafe_code, reason = "there is no other way to ask")]
-    // SAFETY: the kernel writes one int.
-    let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
-    done == 0 && left == 0
-}
-
 pub(crate) fn resets() {
     let server = Port::new();
     let port = Port::new();
@@ -209,6 +201,55 @@ pub(crate) fn resets() {
     }
     assert!(soon(|| stage.descriptors() < 24), "{}", stage.descriptors());
     stage.end();
+}
+
+pub(crate) fn slow_after_a_reset() {
+    const LENGTH: usize = 200_000;
+    let server = Port::new();
+    let port = Port::new();
+    let stage = Stage::start(&port, server.address, &[]);
+    // Both ways: who sent it is gone, and all of it is the proxy's.
+    let ways = [(false, "from the server"), (true, "from the client")];
+    let slow: Vec<_> = ways
+        .into_iter()
+        .map(|(up, words)| {
+            let client = narrow(port.address);
+            let (behind, _) = server.listener.accept().unwrap();
+            let (mut sender, receiver) = if up { (client, behind) } else { (behind, client) };
+            sender.write_all(&pattern(LENGTH)).unwrap();
+            assert!(soon(|| has_all(&sender)), "{words}");
+            reset(sender);
+            thread::spawn(move || {
+                let mut receiver = receiver;
+                let mut came = Vec::new();
+                // For longer than a while in which nothing moves.
+                let end = loop {
+                    let mut bite = [0; 4000];
+                    match receiver.read(&mut bite) {
+                        Ok(0) => break None,
+                        Ok(count) => came.extend_from_slice(&bite[..count]),
+                        Err(error) => break Some(error.kind()),
+                    }
+                    thread::sleep(Duration::from_millis(250));
+                };
+                assert!(came == pattern(LENGTH), "{words}: {} bytes", came.len());
+                assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset), "{words}");
+            })
+        })
+        .collect();
+    // One that never reads is let go.
+    let deaf = narrow(port.address);
+    let (mut behind, _) = server.listener.accept().unwrap();
+    behind.write_all(&pattern(LENGTH)).unwrap();
+    assert!(soon(|| has_all(&behind)));
+    reset(behind);
+    for thread in slow {
+        thread.join().unwrap();
+    }
+    assert!(soon(|| stage.descriptors() < 24), "{}", stage.descriptors());
+    drop(deaf);
+    let turns = stage.end();
+    assert!(turns < 1000, "{turns}");
 }
 
 pub(crate) fn several_listeners() {

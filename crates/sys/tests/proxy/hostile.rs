@@ -33,6 +33,34 @@ pub(crate) fn out_of_descriptors() {
     assert!(turns < 3000, "{turns}");
 }
 
+pub(crate) fn at_the_limit_of_units() {
+    // What `LimitNOFILE=` of the units is for.
+    const LIMIT: u32 = 2210;
+    const ROOM: usize = 1024;
+    let port = Port::new();
+    let start = Start { descriptors: Some(LIMIT), ..Start::default() };
+    let stage = Stage::start_with(&port, echo(), &start);
+    let mut streams: Vec<_> = (0..ROOM).map(|_| port.connect()).collect();
+    for stream in &mut streams {
+        answered(stream, b"in");
+    }
+    let mut late: Vec<_> = (0..50).map(|_| port.connect()).collect();
+    for stream in &mut late {
+        stream.write_all(b"x").unwrap();
+    }
+    assert!(late.iter().take(3).all(is_silent), "they wait");
+    assert!(stage.descriptors() <= LIMIT as usize);
+    // They wait in the backlog, and wake nobody.
+    thread::sleep(Duration::from_secs(1));
+    answered(&mut streams[0], b"goes on");
+    drop(streams);
+    for stream in &mut late {
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    let turns = stage.end();
+    assert!(turns < 6 * ROOM, "{turns}");
+}
+
 pub(crate) fn who_never_reads() {
     const MANY: usize = 40;
     // The server reads nothing of what begins with "s", and echoes the rest.

@@ -28,9 +28,11 @@ const CASES: &[(&str, fn())] = &[
     ("bytes_of_any_number_and_both_halves_close", copying::bytes_of_any_number),
     ("what_goes_in_comes_out_whatever_the_schedule", copying::whatever_the_schedule),
     ("a_reset_is_passed_on_and_what_came_before_it_too", copying::resets),
+    ("what_came_before_a_reset_is_the_slow_ones_too", copying::slow_after_a_reset),
     ("several_listeners_and_ipv6", copying::several_listeners),
     ("three_thousand_connections", copying::three_thousand),
     ("out_of_descriptors_others_wait", hostile::out_of_descriptors),
+    ("as_many_as_units_allow_and_no_more", hostile::at_the_limit_of_units),
     ("who_never_reads_is_bounded_and_starves_nobody", hostile::who_never_reads),
     ("nothing_to_do_is_nothing_done", hostile::nothing_to_do),
     ("a_supervisor_is_not_trusted", hostile::garbage),
@@ -43,6 +45,7 @@ const CASES: &[(&str, fn())] = &[
     ("drained_or_busy_and_nobody_is_lost", waiting::drain),
     ("quiet_connections_do_not_count", waiting::drain_active),
     ("stopping_and_sigterm_leave_time", waiting::ends),
+    ("sigterm_leaves_a_moment_to_what_has_ended_alone", waiting::ends_at_once),
     ("reports_are_few", waiting::reports),
 ];
 

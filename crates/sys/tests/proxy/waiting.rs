@@ -9,8 +9,8 @@ use std::{env, fs, thread};
 use rustix::process::Signal;
 
 use super::stage::{
-    NAME, Port, Stage, Start, Supervisor, a_moment, answered, echo, finish, is_reset, is_silent,
-    nobody, refusal, reset, rest, soon, target,
+    NAME, Port, Stage, Start, Supervisor, a_moment, answered, echo, finish, has_all, is_reset,
+    is_silent, narrow, nobody, refusal, reset, rest, soon, target,
 };
 
 const SUPERVISED: &[&str] = &["--supervisor", NAME, "--instance", "web"];
@@ -367,6 +367,33 @@ pub(crate) fn ends() {
     answered(&mut stream, b"x");
     stage.end();
     assert!(is_reset(&mut stream));
+}
+
+pub(crate) fn ends_at_once() {
+    // Neither a stream that never ends nor another signal that comes at once keeps it.
+    let port = Port::new();
+    let stage = Stage::start(&port, echo(), &[]);
+    let mut stream = port.connect();
+    answered(&mut stream, b"x");
+    stage.signal(Signal::STOP);
+    for signal in [Signal::HUP, Signal::TERM, Signal::HUP, Signal::CONT] {
+        stage.signal(signal);
+    }
+    stage.ended();
+    assert!(is_reset(&mut stream));
+
+    // A server that has ended: what it said is the client's.
+    let server = Port::new();
+    let stage = Stage::start(&port, server.address, &[]);
+    let mut client = narrow(port.address);
+    let (mut behind, _) = server.listener.accept().unwrap();
+    behind.write_all(&vec![b'x'; 200_000]).unwrap();
+    assert!(soon(|| has_all(&behind)));
+    drop(behind);
+    a_moment();
+    stage.signal(Signal::TERM);
+    assert_eq!(rest(&mut client).len(), 200_000);
+    stage.ended();
 }
 
 pub(crate) fn reports() {
