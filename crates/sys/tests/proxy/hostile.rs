@@ -179,6 +179,22 @@ pub(crate) fn nothing_to_do() {
     assert!(after < 40, "{after}");
 }
 
+pub(crate) fn small() {
+    let port = Port::new();
+    let stage = Stage::start(&port, echo(), &[]);
+    // Both ways of copying, whose code comes back.
+    for length in [1, 1 << 20] {
+        let mut stream = port.connect();
+        let mut reader = stream.try_clone().unwrap();
+        let thread = thread::spawn(move || reader.read_exact(&mut vec![0; length]).unwrap());
+        stream.write_all(&vec![1; length]).unwrap();
+        thread.join().unwrap();
+    }
+    let (now, most) = (stage.kib("VmRSS:"), stage.kib("VmHWM:"));
+    assert!(now + 512 < most, "{now} of {most} KiB");
+    stage.end();
+}
+
 fn soon_full(stream: &mut TcpStream) -> bool {
     let written = stream.write(&vec![0; 65_536]);
     written.is_ok() || {

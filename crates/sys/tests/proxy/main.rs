@@ -35,6 +35,7 @@ const CASES: &[(&str, fn())] = &[
     ("as_many_as_units_allow_and_no_more", hostile::at_the_limit_of_units),
     ("who_never_reads_is_bounded_and_starves_nobody", hostile::who_never_reads),
     ("nothing_to_do_is_nothing_done", hostile::nothing_to_do),
+    ("what_only_the_start_needed_is_left", hostile::small),
     ("a_supervisor_is_not_trusted", hostile::garbage),
     ("clients_are_held_until_ready", waiting::held_until_ready),
     ("a_client_that_goes_while_held_is_noticed", waiting::gone_while_held),

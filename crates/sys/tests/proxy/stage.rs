@@ -192,8 +192,13 @@ impl Stage {
 
     /// Memory of its own, in KiB.
     pub(crate) fn memory(&self) -> usize {
+        self.kib("RssAnon:")
+    }
+
+    /// A figure of its memory, in KiB.
+    pub(crate) fn kib(&self, what: &str) -> usize {
         let text = fs::read_to_string(self.proc("status")).unwrap();
-        let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(what)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
