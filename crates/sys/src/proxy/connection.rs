@@ -264,11 +264,12 @@ impl Connection {
     pub(super) fn turn(&mut self, kit: &mut Kit, now: Instant) -> Fate {
         match self.stage {
             Stage::Held | Stage::Connecting if self.is_gone() => Fate::Over,
-            Stage::Held | Stage::Connecting => Fate::Stays { again: false },
             Stage::Answering(_) => self.turn_answer(),
             Stage::Open => self.turn_open(kit, now),
             Stage::Lingering { .. } if self.is_dead() => Fate::Over,
-            Stage::Lingering { .. } => Fate::Stays { again: false },
+            Stage::Held | Stage::Connecting | Stage::Lingering { .. } => {
+                Fate::Stays { again: false }
+            }
         }
     }
 
