@@ -89,7 +89,6 @@ let
   facts = {
     systemd = lib.toInt (lib.versions.major config.systemd.package.version);
     engine = lib.getExe config.services.opencode.package;
-    socketProxyd = "${config.systemd.package}/lib/systemd/systemd-socket-proxyd";
     nft = lib.getExe' pkgs.nftables "nft";
     shell = lib.getExe pkgs.bash;
     getent = lib.getExe' pkgs.getent "getent";

@@ -128,10 +128,7 @@ let
         ]
         ++ filter inStore (map prefixOf instance.path)
         ++ namedOf name instance;
-        proxy = [
-          "${config.systemd.package}"
-          "${cfg.package}"
-        ];
+        proxy = [ "${cfg.package}" ];
       };
     };
   units = mapAttrs unitsOf enabled;

@@ -86,6 +86,13 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
+    /// Pass connections on from passed sockets to one address [called by units]
+    #[command(hide = true)]
+    Proxy {
+        /// `[OPTIONS] ADDRESS:PORT`, which the proxy reads itself
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
     /// Initialise an empty HOME and keep the links in it [called by units]
     #[command(hide = true)]
     Setup(Setup),

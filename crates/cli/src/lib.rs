@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
     match words.next() {
         Some(word) if word == "supervise" => return cmd::unit::supervise(words),
         Some(word) if word == "events" => return cmd::unit::events(words),
+        Some(word) if word == "proxy" => return cmd::unit::proxy(words),
         _ => {}
     }
     let words: Vec<_> = std::env::args_os().skip(1).collect();
@@ -80,6 +81,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Man => cmd::generate::man(),
         Command::Supervise { rest } => Ok(cmd::unit::supervise_usage(&rest)),
         Command::Events { rest } => Ok(cmd::unit::events_usage(&rest)),
+        Command::Proxy { rest } => Ok(cmd::unit::proxy_usage(&rest)),
         Command::Setup(args) => cmd::unit::setup(&args),
         Command::Judge(args) => cmd::unit::judge(&args),
         Command::Renew(args) => cmd::unit::renew(args),

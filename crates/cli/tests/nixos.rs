@@ -18,7 +18,6 @@ const ENGINE: &str = "/nix/store/00000000000000000000000000000000-engine";
 fn facts() -> Value {
     json!({
         "systemd": 258, "engine": format!("{ENGINE}/bin/opencode-instances"),
-        "socketProxyd": "/nix/store/11111111111111111111111111111111-systemd/proxyd",
         "nft": "/n", "shell": "/s", "getent": "/g", "nixos": { "path": ["/tools"] },
     })
 }

@@ -20,8 +20,6 @@ pub struct HostFacts {
     pub systemd: u32,
     /// The path of this program on the host.
     pub engine: AbsPath,
-    /// The path of `systemd-socket-proxyd`.
-    pub socket_proxyd: AbsPath,
     /// The path of `nft`.
     pub nft: AbsPath,
     /// A shell that the agent's tools can use.
@@ -90,7 +88,7 @@ pub struct NixOs {
     /// The store paths that the agent's sandbox shows.
     #[serde(default)]
     pub agent: Vec<AbsPath>,
-    /// The store paths that the proxy's sandbox shows.
+    /// The store paths that the sandboxes of this program's own services show.
     #[serde(default)]
     pub proxy: Vec<AbsPath>,
 }
@@ -151,7 +149,6 @@ impl HostFacts {
         Self {
             systemd,
             engine: AbsPath::literal("/usr/bin/opencode-instances"),
-            socket_proxyd: AbsPath::literal("/usr/lib/systemd/systemd-socket-proxyd"),
             nft: AbsPath::literal("/usr/sbin/nft"),
             shell: AbsPath::literal("/bin/bash"),
             getent: AbsPath::literal("/usr/bin/getent"),

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attend;
 pub mod audit;
 pub mod blocked;
 pub mod bound;

@@ -36,10 +36,6 @@ pub fn observe() -> Result<HostFacts, Error> {
     let engine = std::env::current_exe().map_err(Error::Engine)?.display().to_string();
     facts.engine = AbsPath::new(&engine).map_err(|source| Error::Path { path: engine, source })?;
     for (fact, places) in [
-        (
-            &mut facts.socket_proxyd,
-            &["/usr/lib/systemd/systemd-socket-proxyd", "/lib/systemd/systemd-socket-proxyd"],
-        ),
         (&mut facts.nft, &["/usr/sbin/nft", "/usr/bin/nft"]),
         (&mut facts.shell, &["/bin/bash", "/bin/sh"]),
         (&mut facts.getent, &["/usr/bin/getent", "/bin/getent"]),

@@ -18,6 +18,7 @@ pub mod net;
 mod notify;
 pub mod opencode;
 pub mod places;
+pub mod proxy;
 #[cfg(test)]
 mod script;
 pub mod secrets;

@@ -99,7 +99,7 @@ pub enum Error {
 
 /// Requires that only root can replace what units run.
 pub fn programs(facts: &HostFacts) -> Result<(), Error> {
-    let always = [&facts.engine, &facts.nft, &facts.socket_proxyd, &facts.shell, &facts.getent];
+    let always = [&facts.engine, &facts.nft, &facts.shell, &facts.getent];
     always.into_iter().try_for_each(|program| program_of_root(Path::new(program.as_str())))
 }
 

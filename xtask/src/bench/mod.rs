@@ -4,6 +4,7 @@ mod evaluation;
 mod growth;
 mod life;
 mod network;
+mod proxy;
 mod sandbox;
 
 use std::fmt::Write as _;
@@ -41,6 +42,8 @@ pub(crate) enum Only {
     Sandbox,
     /// Packets through the outbound policy beside a path without rules.
     Network,
+    /// The proxy beside a direct connection and systemd's own.
+    Proxy,
     /// The NixOS module beside the same units written by hand.
     Evaluation,
 }
@@ -60,6 +63,9 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
     }
     if wanted(Only::Network) {
         parts.push(network::measure(rounds)?);
+    }
+    if wanted(Only::Proxy) {
+        parts.push(proxy::measure(rounds)?);
     }
     if wanted(Only::Evaluation) {
         parts.extend(evaluation::measure()?);

@@ -11,7 +11,7 @@ use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
 use instances_sys::sockets as shown;
 use instances_sys::systemctl::{self, Wait};
-use instances_sys::{auth, events, supervise as supervisor, terminate as ending, trust};
+use instances_sys::{auth, events, proxy, supervise as supervisor, terminate as ending, trust};
 
 use super::Outcome;
 use crate::args::{Files, NamedFile, NetChange, Places, Prepare, Renew, Setup, Sockets};
@@ -56,6 +56,30 @@ pub(crate) fn events(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Only reached when `events` is not the first word.
 pub(crate) fn events_usage(_: &[OsString]) -> Exit {
     out::note("error: `events` takes no options before its name");
+    Exit::Usage
+}
+
+/// Runs before the command line is parsed, and never returns to it.
+pub(crate) fn proxy(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let options = match proxy::parse_args(arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            out::note(crate::report::failure(&error));
+            return Exit::Usage.into();
+        }
+    };
+    match proxy::run(&options) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            out::note(crate::report::failure(&error));
+            Exit::Failed.into()
+        }
+    }
+}
+
+/// Only reached when `proxy` is not the first word.
+pub(crate) fn proxy_usage(_: &[OsString]) -> Exit {
+    out::note("error: `proxy` takes no options before its name");
     Exit::Usage
 }
 

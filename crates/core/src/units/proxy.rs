@@ -34,14 +34,11 @@ pub(super) fn comes_back() -> [Entry; 1] {
 pub(super) fn service(facts: &HostFacts, to: &str) -> Section {
     Section::new("Service")
         .set("Type", Value::word("notify"))
-        .set(
-            "ExecStart",
-            Value::command([facts.socket_proxyd.as_str(), "--connections-max=1024", to]),
-        )
+        .set("ExecStart", Value::command([facts.engine.as_str(), "proxy", to]))
         .set_why(
             "LimitNOFILE",
-            Value::Number(16384),
-            "the proxy needs six descriptors a connection",
+            Value::Number(2210),
+            "1024 connections of two descriptors, and what the proxy itself needs; who comes then waits",
         )
 }
 

@@ -61,7 +61,6 @@ impl Default for Fleet {
             facts: json!({
                 "systemd": 258,
                 "engine": "/nix/store/aaa-opencode-instances/bin/opencode-instances",
-                "socketProxyd": "/nix/store/aaa-systemd-258/lib/systemd/systemd-socket-proxyd",
                 "nft": "/nix/store/aaa-nftables/bin/nft",
                 "shell": "/nix/store/aaa-bash-5.3/bin/bash",
                 "getent": "/nix/store/aaa-getent/bin/getent",

@@ -43,7 +43,6 @@ let
   facts = {
     systemd = 257;
     engine = "${store.opencode-instances}/bin/opencode-instances";
-    socketProxyd = "${store.systemd}/lib/systemd/systemd-socket-proxyd";
     nft = "${store.nftables}/bin/nft";
     shell = "${store.bash}/bin/bash";
     getent = "${store.getent}/bin/getent";
@@ -99,10 +98,7 @@ let
             store.tzdata
           ]
           ++ instance.path or [ ];
-        proxy = [
-          store.systemd
-          store.opencode-instances
-        ];
+        proxy = [ store.opencode-instances ];
       };
     }
   ) spec.instances;

@@ -105,8 +105,7 @@ in
   };
   systemd = programs {
     name = "systemd";
-    files = "systemd-socket-proxyd";
-    more = "mv $out/bin $out/lib/systemd";
+    files = "systemctl";
   };
   tzdata = copy "tzdata" ''
     mkdir -p $out/share

@@ -15,8 +15,8 @@ pub(crate) const PROCESS: Group = Group {
         steal(
             "see the proxy",
             PROCESSES,
-            "socket-proxyd",
-            "ps -eo args | grep '^/.*socket-proxyd'",
+            "instances proxy",
+            "ps -eo args | grep '^/.*instances proxy'",
         ),
         steal(
             "see the other server",

@@ -1,9 +1,10 @@
 //! Signals as something that `poll(2)` can wait for.
 
 use std::io::{self, Read};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
@@ -14,7 +15,8 @@ use signal_hook::{flag, low_level::pipe};
 #[derive(Debug)]
 pub(crate) struct Signals {
     wake: UnixStream,
-    asked: Arc<AtomicUsize>,
+    /// What came of each, so that none overwrites another. Those that end more come first.
+    asked: [(Signal, Arc<AtomicBool>); 3],
 }
 
 impl Signals {
@@ -22,14 +24,11 @@ impl Signals {
     pub(crate) fn install() -> io::Result<Self> {
         let (wake, writer) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let asked = Arc::new(AtomicUsize::new(0));
-        for (signal, number) in
-            [(SIGTERM, Signal::TERM), (SIGINT, Signal::INT), (SIGHUP, Signal::HUP)]
-        {
-            let number = usize::try_from(number.as_raw()).unwrap_or_default();
+        let asked = [Signal::TERM, Signal::INT, Signal::HUP].map(|signal| (signal, Arc::default()));
+        for (number, (_, flag)) in [SIGTERM, SIGINT, SIGHUP].into_iter().zip(&asked) {
             // The flag first, so that it is set by the time the pipe wakes the loop.
-            flag::register_usize(signal, Arc::clone(&asked), number)?;
-            pipe::register(signal, writer.try_clone()?)?;
+            flag::register(number, Arc::clone(flag))?;
+            pipe::register(number, writer.try_clone()?)?;
         }
         pipe::register(SIGCHLD, writer)?;
         Ok(Self { wake, asked })
@@ -40,15 +39,17 @@ impl Signals {
         PollFd::new(&self.wake, PollFlags::IN)
     }
 
-    /// The signal that asks for the end, once for each time that one came.
+    /// The same, for `epoll(7)`.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// The signal that came, if one did since this was last asked; SIGTERM or SIGINT rather than SIGHUP, whatever the order.
     pub(crate) fn take(&mut self) -> Option<Signal> {
         let mut rest = [0; 64];
         while matches!(self.wake.read(&mut rest), Ok(1..)) {}
-        match i32::try_from(self.asked.swap(0, Ordering::SeqCst)).ok()? {
-            SIGTERM => Some(Signal::TERM),
-            SIGINT => Some(Signal::INT),
-            SIGHUP => Some(Signal::HUP),
-            _ => None,
-        }
+        let came = self.asked.each_ref().map(|(_, flag)| flag.swap(false, Ordering::SeqCst));
+        let mut both = self.asked.iter().zip(came);
+        both.find(|(_, came)| *came).map(|((signal, _), _)| *signal)
     }
 }
