@@ -99,6 +99,15 @@ pub(crate) enum Command {
     /// Refuse an instance's files unless only root can change them [called by units]
     #[command(hide = true)]
     Judge(Files),
+    /// Tell the clients of an instance why its server does not come [called by units]
+    #[command(hide = true)]
+    Refusal {
+        /// The instance
+        name: InstanceName,
+        /// The program that asks systemd
+        #[arg(long)]
+        systemctl: PathBuf,
+    },
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
     Renew(Renew),

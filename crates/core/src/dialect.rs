@@ -26,6 +26,19 @@ pub struct Dialect {
     /// disposed of when a plugin cannot be fetched, in which the server is well; and it costs a
     /// tenth more processor time.
     pub alive_path: &'static str,
+    /// How it is asked whether a session works; `None` where nobody tried.
+    pub sessions: Option<Sessions>,
+}
+
+/// How a server is asked for its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// What lists those of all directories, the last touched first: `[{"directory": …, "time": {"updated": …}}]`,
+    /// in milliseconds since 1970.
+    pub list: &'static str,
+    /// What says which of those in `?directory=…` work: `{"ses_…": {"type": "idle" | "busy" | "retry"}}`. None
+    /// but the idle ones may be missing.
+    pub status: &'static str,
 }
 
 /// opencode 1.x.
@@ -40,6 +53,7 @@ pub const ONE: Dialect = Dialect {
     // while that fails.
     ready_path: "/config",
     alive_path: "/global/health",
+    sessions: Some(Sessions { list: "/experimental/session", status: "/session/status" }),
 };
 
 /// opencode 2.x. It takes the password from the older variable too, so both are set.
@@ -52,6 +66,7 @@ pub const TWO: Dialect = Dialect {
     always_asks: true,
     ready_path: "/api/health",
     alive_path: "/api/health",
+    sessions: None,
 };
 
 impl Dialect {

@@ -210,7 +210,10 @@ impl Overrides {
                 unit.sections.iter().position(|section| section.name == section_of(name))
             });
             let Some(section) = home.and_then(|home| unit.sections.get_mut(home)) else { continue };
-            section.entries.retain(|entry| !named(entry));
+            // Every one of these is started, so that ours is no less true.
+            if name != "OnFailure" {
+                section.entries.retain(|entry| !named(entry));
+            }
             section.entries.extend(values.iter().enumerate().map(|(index, value)| Entry {
                 directive: name.clone().into(),
                 value: Value::Text(value.clone()),

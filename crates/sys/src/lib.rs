@@ -19,6 +19,7 @@ mod notify;
 pub mod opencode;
 pub mod places;
 pub mod proxy;
+pub mod refusal;
 #[cfg(test)]
 mod script;
 pub mod secrets;

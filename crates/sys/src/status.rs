@@ -89,10 +89,8 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
     let units: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
-            let units = Names(&record.name);
-            let own = [units.main(), units.setup(), units.judge(), units.net()];
-            let own = own.into_iter().chain([units.sockets(), units.places(), units.socket()]);
-            own.into_iter().chain(record.helpers(&host).unwrap_or_default()).collect()
+            let own = own_units(record).into_iter().chain([Names(&record.name).socket()]);
+            own.chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();
     let shown = systemctl::show(&units.concat(), PROPERTIES)?;
@@ -105,15 +103,36 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
     Ok(records.iter().zip(of_each).map(|(one, units)| status(one, units)).collect())
 }
 
-fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
-    properties.get(name).map(String::as_str).unwrap_or_default()
+/// The units that stand in the way of a server, itself first.
+fn own_units(record: &Record) -> [String; 6] {
+    let units = Names(&record.name);
+    [units.main(), units.setup(), units.judge(), units.net(), units.sockets(), units.places()]
 }
 
-fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, judge, net, sockets, places, socket, helpers @ ..] = units else {
-        return unknown(record);
-    };
-    let state = match state(text(main, "ActiveState"), text(main, "SubState")) {
+/// Why the server of an instance does not come; `None` where it is there, or is being started.
+///
+/// # Errors
+///
+/// When systemd cannot be asked.
+pub fn refusal(program: &str, record: &Record) -> Result<Option<String>, systemctl::Error> {
+    let units = systemctl::show_by(program, &own_units(record), PROPERTIES)?;
+    let [main, setup, judge, net, sockets, places] = units.as_slice() else { return Ok(None) };
+    let state = state_of(main, setup, sockets, places);
+    if matches!(state, State::Running | State::Starting | State::Stopping) {
+        return Ok(None);
+    }
+    let words = reason(record, state, [main, setup, judge, net, sockets, places]);
+    Ok(Some(if words.is_empty() { "its start failed".to_owned() } else { words }))
+}
+
+/// What the units of a server say together.
+fn state_of(
+    main: &Properties,
+    setup: &Properties,
+    sockets: &Properties,
+    places: &Properties,
+) -> State {
+    match state(text(main, "ActiveState"), text(main, "SubState")) {
         // The start of the server waits for them.
         State::Stopped | State::Failed
             if [setup, sockets, places]
@@ -123,7 +142,18 @@ fn status(record: &Record, units: &[Properties]) -> Status {
             State::Starting
         }
         state => state,
+    }
+}
+
+fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
+    properties.get(name).map(String::as_str).unwrap_or_default()
+}
+
+fn status(record: &Record, units: &[Properties]) -> Status {
+    let [main, setup, judge, net, sockets, places, socket, helpers @ ..] = units else {
+        return unknown(record);
     };
+    let state = state_of(main, setup, sockets, places);
     let listening = text(socket, "ActiveState") == "active";
     let mut status = Status {
         name: record.name.to_string(),

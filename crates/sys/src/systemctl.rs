@@ -70,13 +70,22 @@ pub type Properties = BTreeMap<String, String>;
 
 /// The properties of units, in the order asked for; unknown units are `inactive` to systemd.
 pub fn show(units: &[String], properties: &[&str]) -> Result<Vec<Properties>, Error> {
+    show_by("systemctl", units, properties)
+}
+
+/// The same by a program of another path.
+pub fn show_by(
+    program: &str,
+    units: &[String],
+    properties: &[&str],
+) -> Result<Vec<Properties>, Error> {
     if units.is_empty() {
         return Ok(Vec::new());
     }
     let mut arguments = vec!["show".to_owned(), format!("--property={}", properties.join(","))];
     arguments.push("--".to_owned());
     arguments.extend(units.iter().cloned());
-    blocks(&run("systemctl", &arguments)?, units.len())
+    blocks(&run(program, &arguments)?, units.len())
 }
 
 /// All properties of units, those without a value too, in the order of the units.

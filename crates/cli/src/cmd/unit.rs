@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
+use instances_core::spec::InstanceName;
 use instances_sys::accounts::{self, Account};
+use instances_sys::files::Root;
+use instances_sys::installed;
 use instances_sys::net::{self, Changed, Up};
 use instances_sys::secrets::{self, Memory, Secret};
 use instances_sys::setup::{self as state, Event, Request};
@@ -96,6 +99,13 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
             out::note(format!("{} is now {}", from.display(), to.display()));
         }
     })?;
+    Ok(Exit::Done)
+}
+
+/// Says why the server of an instance does not come, where its proxy reads it.
+pub(crate) fn refusal(name: &InstanceName, program: &Path) -> Outcome {
+    let record = installed::instance(&Root::new("/".as_ref()), name.as_str())?;
+    instances_sys::refusal::tell(&program.display().to_string(), &record)?;
     Ok(Exit::Done)
 }
 

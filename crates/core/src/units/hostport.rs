@@ -45,6 +45,11 @@ fn socket(instance: &Instance, port: u16) -> Unit {
             Value::words([names.netns()]),
             "it listens inside, for this instance alone",
         )
+        .set_why(
+            "FlushPending",
+            Value::Yes,
+            "a client that waits while the start fails is refused, and does not start it again at once",
+        )
         .extend(proxy::socket());
     let unit = inside(instance, "Socket for a port of the host");
     Unit { name: names.host_port_socket(port), sections: vec![unit, socket] }
@@ -62,7 +67,7 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
         .set("After", Value::words([names.net(), names.host_port_socket(port)]))
         .extend(proxy::comes_back());
     let to = format!("127.0.0.1:{port}");
-    let service = proxy::service(facts, &to)
+    let service = proxy::service(facts, &[], &to)
         .set("TasksMax", Value::Number(16))
         .set(
             "SyslogIdentifier",

@@ -5,6 +5,7 @@
 //! proxy has a user of its own. It has no `PrivatePIDs=`: systemd 257 then announces the socket with
 //! a process number from outside the namespace, and the proxy says that it got none.
 
+use crate::attend::socket_name;
 use crate::facts::HostFacts;
 use crate::layout::SERVER_PORT;
 use crate::spec::Instance;
@@ -31,16 +32,41 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
     let unit = Section::new("Unit")
         .set("Description", description("Proxy", &instance.name))
+        .set("Wants", Value::words([names.net()]))
+        .set("After", Value::words([names.net()]))
         .set_why(
-            "BindsTo",
+            "Upholds",
             Value::words([names.main()]),
-            "clients wait while the server starts, and none is connected to a dead one",
+            "a client starts the server, also one that comes while it ends; meanwhile the proxy holds it",
         )
-        .set("After", Value::words([names.main()]))
+        .set_why(
+            "Before",
+            Value::words([names.main()]),
+            "a start that fails at once fails when the proxy is there to tell",
+        )
+        .set_why(
+            "PartOf",
+            Value::words([names.main(), names.net()]),
+            "who stops the server stops its clients",
+        )
+        .set_why(
+            "Wants",
+            Value::words([names.refusal()]),
+            "it tells the proxy why the server does not come",
+        )
         .extend(switch::leaves(instance, facts))
         .extend(proxy::comes_back());
     let target = format!("127.0.0.1:{SERVER_PORT}");
-    let service = proxy::service(facts, &target)
+    let (name, supervisor) = (instance.name.as_str(), socket_name(&instance.name));
+    let failure = names.failure();
+    let asks = ["--instance", name, "--supervisor", &supervisor, "--failure", &failure];
+    let service = proxy::service(facts, &asks, &target)
+        .set_why(
+            "Restart",
+            Value::word("on-failure"),
+            "with the next line: without its namespace it fails, and clients wait for that",
+        )
+        .set("RestartSec", Value::Number(2))
         .set("SyslogIdentifier", Value::words([format!("opencode-listen@{}", instance.name)]))
         .extend(sandbox::own_user(&names.proxy()))
         .extend(sandbox::namespace(names))
@@ -52,6 +78,11 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::without_homes())
         .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
-        .extend(proxy::readiness());
+        .extend(proxy::readiness())
+        .set_why(
+            "BindReadOnlyPaths",
+            Value::bind(&names.failures()),
+            "why a start failed, for the clients that waited for it",
+        );
     Unit { name: names.proxy(), sections: vec![unit, service] }
 }

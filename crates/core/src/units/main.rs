@@ -39,6 +39,11 @@ fn unit_section(instance: &Instance) -> Section {
         .set("AssertPathIsDirectory", Value::Path(instance.directory.clone()))
         .set("StartLimitIntervalSec", Value::Number(60))
         .set("StartLimitBurst", Value::Number(5))
+        .set_why(
+            "OnFailure",
+            Value::words([names.refusal()]),
+            "clients that wait for another start learn that none comes",
+        )
         .extend(watch.map(|unit| {
             Entry::new("Wants", unit)
                 .because("restartOnSecretChange: it looks while the server runs")

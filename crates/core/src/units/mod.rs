@@ -13,6 +13,7 @@
 //! | `opencode-hostports@NAME.target` | | the sockets of those |
 //! | `opencode-sockets@NAME.service` | root, confined | shows listed Unix sockets of the host |
 //! | `opencode-places@NAME.service` | root, confined | shows a long list of the host's places |
+//! | `opencode-refusal@NAME.service` | root, without capabilities | says why a start failed |
 //! | `opencode-secrets@NAME.service` | root, without capabilities | restarts the server for new secrets |
 //! | `opencode-endpoint@NAME.service` | root, without rights | on NixOS, moves the listener |
 //! | `opencode-identity@NAME.service` | root, without rights | on NixOS, restarts what must not go on |
@@ -29,6 +30,7 @@ mod main;
 mod net;
 pub mod places;
 mod proxy;
+mod refusal;
 pub(crate) mod sandbox;
 mod secrets;
 mod setup;
@@ -150,6 +152,11 @@ impl Names<'_> {
         format!("opencode-places@{}.service", self.0)
     }
 
+    /// `opencode-refusal@NAME.service`.
+    pub fn refusal(self) -> String {
+        format!("opencode-refusal@{}.service", self.0)
+    }
+
     /// `opencode-judge@NAME.service`, with files of the operator's.
     pub fn judge(self) -> String {
         format!("opencode-judge@{}.service", self.0)
@@ -188,6 +195,16 @@ impl Names<'_> {
     /// An empty directory, whose sight in the sandbox says that all places of a long list are there.
     pub fn shown(self) -> String {
         format!("{RUNTIME_DIR}/{}/places", self.0)
+    }
+
+    /// The directory of the file that says why a start failed.
+    pub fn failures(self) -> String {
+        format!("{RUNTIME_DIR}/{}/failure", self.0)
+    }
+
+    /// That file.
+    pub fn failure(self) -> String {
+        format!("{}/reason", self.failures())
     }
 
     /// The directory of the instance's volatile files.
@@ -245,6 +262,7 @@ pub fn of_instance(
         switch::watches(overrides.net.apply(net::unit(instance, facts)), facts, rules),
         socket,
         listen::proxy(instance, facts),
+        refusal::unit(instance, facts),
         events::unit(instance, facts),
     ]);
     if instance.network.has_dns() {

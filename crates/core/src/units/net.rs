@@ -49,8 +49,9 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             Value::words([
                 format!("opencode-instances/{name}"),
                 format!("opencode-instances/{name}/root"),
+                format!("opencode-instances/{name}/failure"),
             ]),
-            "the second one is the empty root of the sandboxes",
+            "the second one is the empty root of the sandboxes, the third says why a start failed",
         )
         .set("RuntimeDirectoryMode", Value::word("0755"))
         .set_why(

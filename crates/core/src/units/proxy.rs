@@ -12,13 +12,8 @@ fn why(directive: &'static str, value: Value, reason: &'static str) -> Entry {
 }
 
 /// Of the socket in front of a proxy.
-pub(super) fn socket() -> [Entry; 4] {
+pub(super) fn socket() -> [Entry; 3] {
     [
-        why(
-            "FlushPending",
-            Value::Yes,
-            "a client that waits while the start fails is refused, and does not start it again at once",
-        ),
         why("TriggerLimitIntervalSec", Value::Number(0), STAYS_OPEN),
         Entry::new("Backlog", Value::Number(4096)),
         Entry::new("NoDelay", Value::Yes),
@@ -31,10 +26,11 @@ pub(super) fn comes_back() -> [Entry; 1] {
 }
 
 /// The beginning of a proxy's service: it passes connections on to this address.
-pub(super) fn service(facts: &HostFacts, to: &str) -> Section {
+pub(super) fn service(facts: &HostFacts, options: &[&str], to: &str) -> Section {
+    let argv = [facts.engine.as_str(), "proxy"].into_iter().chain(options.iter().copied());
     Section::new("Service")
         .set("Type", Value::word("notify"))
-        .set("ExecStart", Value::command([facts.engine.as_str(), "proxy", to]))
+        .set("ExecStart", Value::command(argv.chain([to])))
         .set_why(
             "LimitNOFILE",
             Value::Number(2210),

@@ -143,6 +143,8 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     /// Since when one end is dead, so that it must end soon.
     dying: Option<Instant>,
+    /// Since when the server has refused it.
+    pub(super) refused: Option<Instant>,
 }
 
 impl Connection {
@@ -159,6 +161,7 @@ impl Connection {
             spoke: false,
             queued: false,
             dying: None,
+            refused: None,
         }
     }
 

@@ -14,6 +14,8 @@ use rustix::net::{
 
 /// How often a supervisor that is not there is looked for.
 const RETRY: Duration = Duration::from_millis(50);
+/// The same while nobody waits for it.
+const RETRY_ALONE: Duration = Duration::from_millis(500);
 /// How many messages are read in one turn.
 const MESSAGES: usize = 16;
 /// The shortest time between two reports.
@@ -61,11 +63,11 @@ impl Link {
     }
 
     /// Looks for the supervisor if it is time; whether it is there now and was not before.
-    pub(super) fn look(&mut self, now: Instant) -> bool {
+    pub(super) fn look(&mut self, now: Instant, urgent: bool) -> bool {
         if self.socket.is_some() || self.retry > now {
             return false;
         }
-        self.retry = now + RETRY;
+        self.retry = now + if urgent { RETRY } else { RETRY_ALONE };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let Ok(socket) = socket else { return false };

@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client or server has everything that came before the other one's reset.
 const LINGER: Duration = Duration::from_millis(100);
+/// For how long a server may refuse a client that its supervisor says is ready: then it lives, and does not listen.
+const GONE: Duration = Duration::from_secs(2);
 /// How long at the end there is at least for answers, and for what a server sent that has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often the number of connections is told to the service manager.
@@ -98,8 +100,6 @@ pub(super) struct Proxy<'a> {
     /// How many are held.
     waiting: usize,
     phase: Phase,
-    /// Whether the supervisor has ever said that the server is ready.
-    was_ready: bool,
     link: Option<Link>,
     watch: Option<Watch>,
     held: Deadlines,
@@ -146,7 +146,6 @@ impl<'a> Proxy<'a> {
             queue: VecDeque::new(),
             waiting: 0,
             phase,
-            was_ready: false,
             link,
             watch,
             held: Deadlines::new(options.wait),
@@ -462,6 +461,7 @@ impl<'a> Proxy<'a> {
         match connect(&server.socket, &self.options.target) {
             Ok(()) | Err(Errno::ISCONN) => {
                 connection.stage = Stage::Open;
+                connection.refused = None;
                 server.hears = true;
                 let flags = interests(true, false);
                 if !server.armed && epoll::add(&self.epoll, &server.socket, token, flags).is_err() {
@@ -490,8 +490,14 @@ impl<'a> Proxy<'a> {
     fn refused(&mut self, key: Key, now: Instant) {
         self.listen_to_supervisor(now);
         let Some(connection) = self.table.get_mut(key).filter(|one| one.is_held()) else { return };
-        if self.phase == Phase::Waiting {
+        let first = *connection.refused.get_or_insert(now);
+        // The supervisor learns of the end a moment later than who connects.
+        let soon = self.link.is_some() && now.saturating_duration_since(first) < GONE;
+        if self.phase == Phase::Waiting || (soon && self.phase == Phase::Ready) {
             connection.since = now;
+            if self.phase == Phase::Ready {
+                self.paused = Some(now + PAUSE);
+            }
             if !self.interest(key, Side::Client, false, false) {
                 return;
             }
@@ -590,7 +596,6 @@ impl<'a> Proxy<'a> {
             Order::Starting if serves => self.phase = Phase::Waiting,
             Order::Ready if serves => {
                 self.phase = Phase::Ready;
-                self.was_ready = true;
                 for key in self.all_held() {
                     self.enqueue(key);
                 }
@@ -683,7 +688,7 @@ impl<'a> Proxy<'a> {
         }
         if self.wants_supervisor()
             && let Some(link) = &mut self.link
-            && link.look(now)
+            && link.look(now, self.waiting > 0)
             && let Some(fd) = link.fd()
             && epoll::add(&self.epoll, fd, EventData::new_u64(LINK), EventFlags::IN).is_err()
         {
@@ -693,7 +698,7 @@ impl<'a> Proxy<'a> {
 
     /// Whether the supervisor is missed.
     fn wants_supervisor(&self) -> bool {
-        self.phase == Phase::Waiting && (!self.was_ready || self.waiting > 0)
+        self.phase == Phase::Waiting
     }
 
     /// Says to the supervisor and to the service manager what there is to say.

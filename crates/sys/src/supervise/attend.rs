@@ -9,8 +9,8 @@ use instances_core::attend::{MAX, Order, Report};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
-    listen, recv, send, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, listen, recv, send, shutdown, socket_with, sockopt,
 };
 use rustix::process::geteuid;
 
@@ -100,6 +100,21 @@ impl Attend {
         }
         let all = self.proxies.iter().all(|proxy| proxy.answer == Some(Report::Drained));
         all.then_some(true)
+    }
+
+    /// Ends the way of those that take nobody more, so that they end; whoever comes later is told that the server
+    /// starts.
+    pub(super) fn leave(&mut self) {
+        self.said = Order::Starting;
+        for proxy in &self.proxies {
+            // What comes back is their end.
+            let _ = shutdown(&proxy.socket, Shutdown::Write);
+        }
+    }
+
+    /// Whether every one of those is gone.
+    pub(super) fn is_alone(&self) -> bool {
+        !self.proxies.iter().any(|proxy| proxy.answer == Some(Report::Drained))
     }
 
     /// How many clients there are.

@@ -6,6 +6,8 @@
 //! than two seconds. It is one thread around one `poll(2)`; whatever the agent can send it is
 //! bounded, because the agent runs as the same user next to it.
 
+mod attend;
+mod idle;
 mod locks;
 mod options;
 mod probe;
@@ -26,6 +28,8 @@ use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpabl
 
 pub use options::{Options, UsageError, parse_args};
 
+use attend::Attend;
+use instances_core::attend::socket_name;
 use relay::Relay;
 use session::Session;
 
@@ -45,11 +49,11 @@ pub fn run(options: &Options) -> ExitCode {
     let code = match start(options, &mut notifier, &mut log) {
         // Asked to end before anything began.
         Ok(None) => 0,
-        Ok(Some((server, signals, login))) => {
+        Ok(Some((server, signals, login, attend))) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
-            Session::new(options, server.pid, login, signals, streams, notifier).run()
+            Session::new(options, server.pid, login, attend, signals, streams, notifier).run()
         }
         Err(reason) => {
             log.say(3, &reason);
@@ -61,8 +65,8 @@ pub fn run(options: &Options) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The last one is the user's name and the password.
-type Started = (server::Server, signals::Signals, Option<(String, String)>);
+/// The third one is the user's name and the password.
+type Started = (server::Server, signals::Signals, Option<(String, String)>, Option<Attend>);
 
 fn start(
     options: &Options,
@@ -78,6 +82,10 @@ fn start(
     }
     let mut signals = signals::Signals::install()
         .map_err(|error| format!("cannot install signal handlers: {error}"))?;
+    // Before anything of the agent's could take the name.
+    let attend = options.attend.as_ref().map(|name| Attend::listen(&socket_name(name)));
+    let attend =
+        attend.transpose().map_err(|error| format!("cannot listen to the proxies: {error}"))?;
     if options.places {
         notifier.status("waiting for the places of the host");
         if !places::wait(|| signals.take().is_some())? {
@@ -99,7 +107,7 @@ fn start(
         Some(password) => Some((options.username.clone(), password)),
         None => server::inherited_login(options.dialect),
     };
-    Ok(Some((server, signals, login)))
+    Ok(Some((server, signals, login, attend)))
 }
 
 /// Makes sure that the user can enter the project, which systemd does where the server starts in it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use instances_core::dialect::{self, Dialect};
 use instances_core::layout::DEFAULT_USERNAME;
+use instances_core::spec::InstanceName;
 
 use crate::environment;
 use crate::http;
@@ -31,6 +32,10 @@ pub struct Options {
     pub directory: Option<String>,
     /// `--guarded`: whether the server is not ready before the guard says that it is active.
     pub guarded: bool,
+    /// `--attend`: the instance whose proxies are told how the server is.
+    pub attend: Option<InstanceName>,
+    /// `--idle`: when the server ends because nobody uses it; `None` for never.
+    pub idle: Option<Idle>,
     /// `--places`: whether the host mounts places before anything starts.
     pub places: bool,
     /// `--opencode`: how this generation of opencode is asked.
@@ -68,7 +73,19 @@ pub enum UsageError {
     NoCommand,
 }
 
-/// Parses what follows the word `supervise`: `[--generation WORD] [--places] --port N [--opencode MAJOR]
+/// When a server is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idle {
+    /// For how long it has to be.
+    pub time: Duration,
+    /// `--idle-active`: whether only those clients count that have sent something in that time.
+    pub active: bool,
+    /// `--idle-alone`: whether processes that were left running do not count.
+    pub alone: bool,
+}
+
+/// Parses what follows the word `supervise`: `[--generation WORD] [--places] [--attend NAME]
+/// [--idle SECONDS [--idle-active] [--idle-alone]] --port N [--opencode MAJOR]
 /// [--directory DIRECTORY] [--guarded] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
@@ -88,6 +105,7 @@ fn parse(
     let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
     let (mut username, mut dialect) = (DEFAULT_USERNAME.to_owned(), &dialect::ONE);
     let (mut directory, mut guarded, mut places) = (None, false, false);
+    let (mut attend, mut idle, mut active, mut alone) = (None, None, false, false);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
@@ -105,6 +123,18 @@ fn parse(
             }
             Some("--guarded") => guarded = true,
             Some("--places") => places = true,
+            Some("--attend") => {
+                let name = arguments.next().ok_or(UsageError::NoValue("--attend"))?;
+                let parsed = name.to_str().and_then(|text| InstanceName::new(text).ok());
+                attend = Some(parsed.ok_or(UsageError::Unexpected(name))?);
+            }
+            Some("--idle") => {
+                let seconds = arguments.next().ok_or(UsageError::NoValue("--idle"))?;
+                let number = seconds.to_str().and_then(|text| text.parse().ok());
+                idle = Some(number.ok_or(UsageError::Unexpected(seconds))?);
+            }
+            Some("--idle-active") => active = true,
+            Some("--idle-alone") => alone = true,
             Some("--directory") => {
                 let path = arguments.next().ok_or(UsageError::NoValue("--directory"))?;
                 directory = Some(path.into_string().map_err(UsageError::Unexpected)?);
@@ -137,6 +167,8 @@ fn parse(
         username,
         directory,
         guarded,
+        attend,
+        idle: idle.map(|seconds| Idle { time: Duration::from_secs(seconds), active, alone }),
         places,
         dialect,
         password,

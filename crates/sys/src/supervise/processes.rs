@@ -17,6 +17,8 @@ pub(super) struct Process {
     pub(super) parent: i32,
     /// `R`, `S`, `D`, `T`, …
     pub(super) state: u8,
+    /// The number of its terminal; 0 for none.
+    pub(super) terminal: i64,
     /// User and system time so far, in clock ticks.
     pub(super) ticks: u64,
 }
@@ -39,6 +41,7 @@ impl Process {
             pid: head.ok()?.parse().ok()?,
             parent: fields.get(1)?.parse().ok()?,
             state: *fields.first()?.as_bytes().first()?,
+            terminal: fields.get(4)?.parse().ok()?,
             ticks: number(11)? + number(12)?,
         })
     }

@@ -1,12 +1,16 @@
 //! The life of one server: readiness, the watchdog, and the end.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use instances_core::attend::Order;
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
 
+use super::attend::Attend;
+use super::idle::{self, Idle};
 use super::options::Options;
 use super::probe::Probe;
 use super::processes::{descendants, signal_all, spare};
@@ -16,7 +20,7 @@ use super::room::{self, Room};
 use super::server::Exit;
 use super::signals::Signals;
 use super::watch::{Bound, Sign, Verdict, Watch};
-use crate::http::{Error, Login, Response};
+use crate::http::{self, Error, Login, Response};
 use crate::notify::Notifier;
 
 /// After how long without a sign of life a server is given up.
@@ -47,6 +51,10 @@ const GUARD: Duration = Duration::from_secs(10);
 /// Why a server without its guard is not let at its project.
 const UNGUARDED: &str = "this opencode does not load the plugin on which enforcedSettings and \
                          trustProject rest, or not first; use a version that was tested with it, or remove them";
+/// How long proxies may take to say whether they have a client.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long systemd may take to hear of the end of a server that nobody uses, and the proxies to end.
+const PROXIES: Duration = Duration::from_secs(2);
 /// The most orphans that are reaped at once.
 const REAP_PER_TURN: u32 = 1024;
 
@@ -59,6 +67,8 @@ enum End {
     Ended(Exit),
     /// The server runs but refuses every project request.
     Refused(String),
+    /// Nobody uses the server.
+    Idle,
 }
 
 /// The server's two streams and what it last said.
@@ -96,6 +106,8 @@ pub(super) struct Session<'a> {
     streams: Streams<'a>,
     notifier: Notifier,
     room: Room,
+    attend: Option<Attend>,
+    idle: Option<Idle>,
 }
 
 impl<'a> Session<'a> {
@@ -103,6 +115,7 @@ impl<'a> Session<'a> {
         options: &'a Options,
         server: Pid,
         login: Option<(String, String)>,
+        attend: Option<Attend>,
         signals: Signals,
         streams: Streams<'a>,
         notifier: Notifier,
@@ -121,6 +134,8 @@ impl<'a> Session<'a> {
             streams,
             notifier,
             room: Room::below(options.home.as_deref()),
+            attend,
+            idle: options.idle.map(|idle| Idle::new(idle, Instant::now())),
         }
     }
 
@@ -174,6 +189,10 @@ impl<'a> Session<'a> {
         self.streams.tail = Tail::default();
         let words = self.serving();
         self.notifier.ready(&words);
+        self.tell(Order::Ready);
+        if let Some(idle) = &mut self.idle {
+            idle.used(Instant::now());
+        }
         Ok(())
     }
 
@@ -205,6 +224,13 @@ impl<'a> Session<'a> {
     /// At rest there is one request in half that time: one in 2 s costs the server 0.7 % of a core and one a
     /// second 1.8 %, on top of 0.8 % when idle. Two signs of life are at most 5/8 of it apart.
     fn serve(&mut self) -> End {
+        match self.serve_on() {
+            Err(end) => end,
+            Ok(never) => match never {},
+        }
+    }
+
+    fn serve_on(&mut self) -> Result<Infallible, End> {
         let Some(limit) = self.options.watchdog else { return self.serve_unwatched() };
         let interval = limit.min(HUNG.max(limit / 5));
         let mut watch = Watch::new(self.server);
@@ -212,13 +238,8 @@ impl<'a> Session<'a> {
         let (mut rest, mut patience) = (interval / 2, interval / 8);
         loop {
             let begun = Instant::now();
-            let answer = match self
-                .pause(rest)
-                .and_then(|()| self.ask(self.options.dialect.alive_path, patience))
-            {
-                Ok(answer) => answer,
-                Err(end) => return end,
-            };
+            self.pause(rest)?;
+            let answer = self.ask(self.options.dialect.alive_path, patience)?;
             let verdict = if answer.is_ok() { watch.answered() } else { watch.missed() };
             let sign = bound.look(verdict, rest + patience, begun, Instant::now());
             spare(self.server);
@@ -237,6 +258,9 @@ impl<'a> Session<'a> {
                 Sign::Nothing => {}
                 Sign::Hung => self.notifier.hung(),
             }
+            if verdict == Verdict::Answered && self.is_idle()? {
+                return Err(End::Idle);
+            }
             let left = bound.left(Instant::now());
             (rest, patience) = match verdict {
                 Verdict::Answered => (interval / 2, interval / 8),
@@ -245,14 +269,104 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn serve_unwatched(&mut self) -> End {
+    fn serve_unwatched(&mut self) -> Result<Infallible, End> {
         loop {
-            if let Err(end) = self.pause(room::INTERVAL) {
-                return end;
-            }
+            self.pause(room::INTERVAL)?;
             spare(self.server);
             let words = self.serving();
             self.notifier.status(&words);
+        }
+    }
+
+    /// Tells the proxies how the server is.
+    fn tell(&mut self, order: Order) {
+        if let Some(attend) = &mut self.attend {
+            attend.say(order);
+        }
+    }
+
+    /// Whether nobody has used the server for so long that it should end. Then no proxy takes a client any
+    /// more.
+    fn is_idle(&mut self) -> Result<bool, End> {
+        let (Some(mut idle), Some(attend)) = (self.idle.take(), &self.attend) else {
+            return Ok(false);
+        };
+        let now = Instant::now();
+        let due = idle.look(attend.clients(), attend.quiet().unwrap_or(0), self.server, now);
+        if due {
+            match self.sessions(&idle) {
+                Ok(Some((false, None))) => {}
+                Ok(Some((false, Some(ago)))) => idle.used_before(ago, now),
+                // What is not understood may work.
+                Ok(Some((true, _)) | None) => idle.used(Instant::now()),
+                Err(end) => {
+                    self.idle = Some(idle);
+                    return Err(end);
+                }
+            }
+        }
+        let (over, quiet) = (due && idle.is_over(Instant::now()), idle.quiet());
+        self.idle = Some(idle);
+        if !over {
+            return Ok(false);
+        }
+        let drained = self.drain_proxies(quiet)?;
+        if !drained && let Some(idle) = &mut self.idle {
+            idle.used(Instant::now());
+        }
+        Ok(drained)
+    }
+
+    /// Whether a session works, and how long ago one was last touched; `None` where the server does not say.
+    fn sessions(&mut self, idle: &Idle) -> Result<Option<(bool, Option<Duration>)>, End> {
+        let Some(paths) = &self.options.dialect.sessions else { return Ok(None) };
+        let Some(answer) = self.json(&idle::list(paths))? else { return Ok(None) };
+        let Some((ago, directories)) = idle.recent(&answer) else { return Ok(None) };
+        for directory in directories {
+            let path = format!("{}?directory={}", paths.status, http::percent(&directory));
+            let Some(answer) = self.json(&path)? else { return Ok(None) };
+            match idle::works(&answer) {
+                Some(false) => {}
+                works => return Ok(works.map(|works| (works, ago))),
+            }
+        }
+        Ok(Some((false, ago)))
+    }
+
+    fn json(&mut self, path: &str) -> Result<Option<Vec<u8>>, End> {
+        let answer = self.ask(path, TRY)?;
+        let good = answer.ok().filter(|answer| answer.is_json_success() && !answer.truncated);
+        Ok(good.map(|answer| answer.body))
+    }
+
+    /// Has all proxies take nobody more, unless one has a client.
+    fn drain_proxies(&mut self, quiet: Option<u32>) -> Result<bool, End> {
+        let end = Instant::now() + DRAIN;
+        if let Some(attend) = &mut self.attend {
+            attend.drain(quiet.map_or(Order::Drain, Order::DrainActive));
+        }
+        loop {
+            let Some(attend) = &self.attend else { return Ok(false) };
+            match attend.drained() {
+                Some(true) => return Ok(true),
+                None if Instant::now() < end => drop(self.turn(end)?),
+                _ => break,
+            }
+        }
+        self.tell(Order::Ready);
+        Ok(false)
+    }
+
+    /// Has systemd know that the server ends, and then the proxies: a client that comes from then on is a new
+    /// proxy's, for which systemd starts the server anew.
+    fn leave(&mut self) {
+        self.notifier.stopping("nobody uses the server");
+        self.notifier.barrier(PROXIES);
+        let Some(attend) = &mut self.attend else { return };
+        attend.leave();
+        let end = Instant::now() + PROXIES;
+        while Instant::now() < end && !self.attend.as_ref().is_none_or(Attend::is_alone) {
+            let _ = self.turn(end);
         }
     }
 
@@ -285,10 +399,14 @@ impl<'a> Session<'a> {
         let mut interests: Vec<PollFd<'_>> = vec![self.signals.interest()];
         interests.extend(streams.into_iter().flat_map(Relay::interests));
         interests.extend(self.probe.as_ref().map(Probe::interest));
+        interests.extend(self.attend.iter().flat_map(Attend::interests));
         wait_for(&mut interests, end);
         drop(interests);
         let asked = self.signals.take();
         self.streams.turn();
+        if let Some(attend) = &mut self.attend {
+            attend.turn();
+        }
         let answer = self.probe.as_mut().and_then(|probe| probe.turn(Instant::now()));
         if answer.is_some() {
             self.probe = None;
@@ -318,11 +436,19 @@ impl<'a> Session<'a> {
     fn finish(&mut self, end: End) -> u8 {
         let (last, code) = match end {
             End::Asked(signal) => {
+                self.tell(Order::Stopping);
                 self.notifier.stopping("stopping the server");
                 self.end_server(signal);
                 ("stopped".to_owned(), 0)
             }
+            End::Idle => {
+                self.leave();
+                self.end_server(Signal::TERM);
+                ("idle: the next client starts the server".to_owned(), 0)
+            }
             End::Ended(exit) => {
+                // Who comes now waits for the next start.
+                self.tell(Order::Starting);
                 self.drain();
                 let reason = self.reason(exit);
                 self.streams.log.say(3, &reason);
