@@ -482,8 +482,11 @@ pub(crate) struct Sockets {
 pub(crate) struct Places {
     /// The instance
     pub(crate) name: InstanceName,
-    /// A place and where the sandbox shows it
-    #[arg(last = true, value_name = "[-]PATH:PLACE", value_parser = BoundPath::rendered)]
+    /// The program that asks systemd
+    #[arg(long)]
+    pub(crate) systemctl: PathBuf,
+    /// A place, and where the sandbox shows it if that is elsewhere
+    #[arg(last = true, value_name = "[-]PATH[:PLACE]", value_parser = BoundPath::rendered)]
     pub(crate) listed: Vec<BoundPath>,
 }
 

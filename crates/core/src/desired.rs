@@ -281,6 +281,9 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
     } else if unit == names.sockets() {
         // What is no longer listed goes at once.
         vec![Effect::Restart(names.sockets())]
+    } else if unit == names.places() {
+        // One that waits, perhaps for a server that cannot start, has the old list.
+        vec![Effect::Stop(names.places())]
     } else if unit == names.events() {
         vec![Effect::Restart(names.events())]
     } else if unit == names.dns_socket() {
@@ -294,7 +297,7 @@ fn unit_effects(unit: &str, instance: &Instance) -> Vec<Effect> {
             vec![Effect::Listen(names.host_port_socket(port), names.host_port(port))]
         }
     } else {
-        // The setup unit runs anew before each start of the server, and so does the unit of the places.
+        // The setup unit runs anew before each start of the server.
         Vec::new()
     }
 }

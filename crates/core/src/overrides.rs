@@ -80,6 +80,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("User", "use `user`"),
     ("UserNamespacePath", NAMESPACES),
     ("WorkingDirectory", "use `directory`"),
+    ("X-BindReadOnlyPaths", "use `sandbox.readOnlyPaths`"),
 ];
 
 const ADDS: &str = "a drop-in adds to what the unit says of it, and this would replace that";

@@ -11,22 +11,31 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use instances_core::audit::mounts::{self, Mount};
 use instances_core::bound::BoundPath;
 use instances_core::spec::InstanceName;
 use instances_core::units::{Names, SLICE, places};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, openat, statat, statx};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::notify::Notifier;
+use crate::systemctl;
 
 /// Where control groups are, as systemd has it on every host with one hierarchy.
 const GROUPS: &str = "/sys/fs/cgroup";
-/// How long each waits for the other when the server's unit has begun: everything is prepared by then.
+/// How long the supervisor waits: everything is prepared when it starts.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the supervisor may take to come, after all that systemd does for it.
+const WAIT: Duration = Duration::from_secs(120);
+/// How long a server that ends may take: longer than systemd leaves it.
+const END: Duration = Duration::from_secs(20);
+/// How long a place may be missing: somebody may be about to replace it.
+const MISSING: Duration = Duration::from_secs(2);
 /// How often they look.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// How often it is looked whether the server's unit has begun: a setup's scripts may take minutes.
+/// How often it is looked whether the server's unit has begun, or has ended.
 const BEFORE: Duration = Duration::from_millis(5);
 
 /// Why the places are not there.
@@ -57,16 +66,19 @@ pub enum Error {
     },
     /// Another mount is in the way, and systemd should have been left with the whole list.
     #[error(
-        "another mount of the unit has {0} in it; remove the directive that makes it from the unit's \
-         drop-ins, or put it into `unitOverrides.main`"
+        "another mount of the unit has {0} in it, or is in it; remove the directive that makes it from the \
+         unit's drop-ins, or put it into `unitOverrides.main`"
     )]
     Covered(PathBuf),
     /// Nobody waits for the places.
     #[error(
-        "no supervisor waits for the places in {0}; remove what drop-ins say of `Slice=` or `Exec…=` of the \
-         server's unit, or put it into `unitOverrides.main`"
+        "no supervisor waits for the places in {0}; remove what drop-ins say of `Slice=` or `ExecStart=` of \
+         the server's unit, or put it into `unitOverrides.main`"
     )]
     Nobody(PathBuf),
+    /// It is not known whether a server runs.
+    #[error(transparent)]
+    Systemd(#[from] systemctl::Error),
     /// A call that failed.
     #[error("cannot {action} {path}")]
     Place {
@@ -92,9 +104,9 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(
 ///
 /// When a place is missing that may not be, or cannot be shown: nothing is shown then, or the last
 /// one is not, for which the supervisor waits.
-pub fn show(name: &InstanceName, listed: &[BoundPath]) -> Result<(), Error> {
+pub fn show(name: &InstanceName, listed: &[BoundPath], systemctl: &str) -> Result<(), Error> {
     let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
-    let shown = try_show(name, listed, &mut notifier);
+    let shown = try_show(name, listed, systemctl, &mut notifier);
     if let Err(error) = &shown {
         notifier.status(&error.to_string());
         notifier.barrier(Duration::from_secs(5));
@@ -105,19 +117,27 @@ pub fn show(name: &InstanceName, listed: &[BoundPath]) -> Result<(), Error> {
 fn try_show(
     name: &InstanceName,
     listed: &[BoundPath],
+    systemctl: &str,
     notifier: &mut Notifier,
 ) -> Result<(), Error> {
     let group = Path::new(GROUPS).join(SLICE).join(Names(name).main());
     if !Path::new(GROUPS).join("cgroup.procs").exists() {
         return Err(Error::Hierarchy);
     }
-    if is_populated(&group) {
+    if is_populated(&group) && !has_ended(name, &group, systemctl)? {
         notifier.ready("the server runs");
         return Ok(());
     }
     let mounts = prepare(name, listed)?;
     notifier.ready("waiting for the server");
-    let namespace = namespace(&group)?;
+    let Supervisor { namespace, mounts: others } = supervisor(&group)?;
+    let covers = |target: &Path| {
+        let inside = |other: &Mount| Path::new(&other.target).starts_with(target);
+        others.iter().any(inside)
+    };
+    if let Some((_, target)) = mounts.iter().find(|(_, target)| covers(target)) {
+        return Err(Error::Covered((*target).to_owned()));
+    }
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(failed("enter the namespace of", &group))?;
     mounts.iter().try_for_each(|(mount, target)| attach(mount.as_fd(), target))
@@ -129,6 +149,20 @@ fn is_populated(group: &Path) -> bool {
     events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
+/// Waits for the end of a server that is being stopped, whose next start this unit is for already. False if none is.
+fn has_ended(name: &InstanceName, group: &Path, systemctl: &str) -> Result<bool, Error> {
+    let main = [Names(name).main()];
+    let shown = systemctl::show_by(systemctl, &main, &["ActiveState"])?;
+    if !shown.iter().any(|unit| unit.get("ActiveState").is_some_and(|it| it == "deactivating")) {
+        return Ok(false);
+    }
+    let begin = Instant::now();
+    while is_populated(group) && begin.elapsed() < END {
+        std::thread::sleep(BEFORE);
+    }
+    Ok(true)
+}
+
 /// A copy of every place that is there, with where it belongs. Its mount point is below `root`.
 fn prepare<'a>(
     name: &InstanceName,
@@ -137,12 +171,21 @@ fn prepare<'a>(
     let (root, shown) = (Names(name).root(), PathBuf::from(Names(name).shown()));
     directories(&shown).map_err(failed("make", &shown))?;
     let mut mounts = Vec::with_capacity(listed.len());
+    let begin = Instant::now();
     for BoundPath { source, target, optional } in listed {
         let (source, target) = (Path::new(source.as_str()), Path::new(target.as_str()));
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE;
-        match open_tree(CWD, source, flags) {
+        let copied = loop {
+            match open_tree(CWD, source, flags) {
+                Err(Errno::NOENT) if !optional && begin.elapsed() < MISSING => {
+                    std::thread::sleep(MISSING / 20);
+                }
+                copied => break copied,
+            }
+        };
+        match copied {
             Ok(mount) => {
                 protect(mount.as_fd()).map_err(failed("protect", source))?;
                 let found = File::from(mount);
@@ -154,8 +197,8 @@ fn prepare<'a>(
                 })?;
                 mounts.push((found.into(), target));
             }
-            Err(rustix::io::Errno::NOENT) if *optional => {}
-            Err(rustix::io::Errno::NOENT) => return Err(Error::Missing(source.to_owned())),
+            Err(Errno::NOENT) if *optional => {}
+            Err(Errno::NOENT) => return Err(Error::Missing(source.to_owned())),
             Err(error) => return Err(failed("show", source)(error)),
         }
     }
@@ -211,35 +254,32 @@ fn point(root: &Path, target: &Path, kind: &Metadata) -> Result<(), (PathBuf, io
     make().map_err(|error| (path.clone(), error))
 }
 
-/// The mount namespace of a supervisor that is alone in its group, as soon as there is one. Systemd ends
-/// the wait when the start fails.
-fn namespace(group: &Path) -> Result<OwnedFd, Error> {
-    let program = Path::new("/proc/self/exe");
-    let own = fs::metadata(program).map_err(failed("look at", program))?;
-    let mut begin = None;
-    loop {
-        if let Some(found) = supervisor(group, &own).map_err(failed("look into", group))? {
-            return Ok(found);
-        }
-        if is_populated(group) {
-            let begin = begin.get_or_insert_with(Instant::now);
-            if begin.elapsed() > PATIENCE {
-                return Err(Error::Nobody(group.to_owned()));
-            }
-            std::thread::sleep(INTERVAL);
-        } else {
-            begin = None;
-            std::thread::sleep(BEFORE);
-        }
-    }
+/// A supervisor that waits, as far as it matters here.
+struct Supervisor {
+    namespace: OwnedFd,
+    /// What systemd mounted for it.
+    mounts: Vec<Mount>,
 }
 
-/// The mount namespace of the only process of a group, if it runs the same program as this one, from the
-/// same user namespace.
+/// The supervisor, as soon as it is there. Systemd ends the wait when the start fails.
+fn supervisor(group: &Path) -> Result<Supervisor, Error> {
+    let program = Path::new("/proc/self/exe");
+    let own = fs::metadata(program).map_err(failed("look at", program))?;
+    let begin = Instant::now();
+    while begin.elapsed() < WAIT {
+        if let Some(found) = alone(group, &own).map_err(failed("look into", group))? {
+            return Ok(found);
+        }
+        std::thread::sleep(if group.exists() { INTERVAL } else { BEFORE });
+    }
+    Err(Error::Nobody(group.to_owned()))
+}
+
+/// The only process of a group, if it runs the same program as this one, from the same user namespace.
 ///
 /// It is looked again when the namespace is open: a process that is alone still, and not in one that an
 /// agent made, is the supervisor before it has started anything.
-fn supervisor(group: &Path, own: &Metadata) -> io::Result<Option<OwnedFd>> {
+fn alone(group: &Path, own: &Metadata) -> io::Result<Option<Supervisor>> {
     let alone = || fs::read_to_string(group.join("cgroup.procs")).ok()?.trim_end().parse().ok();
     let Some(number): Option<u32> = alone() else { return Ok(None) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -250,16 +290,20 @@ fn supervisor(group: &Path, own: &Metadata) -> io::Result<Option<OwnedFd>> {
         Ok(program) if program.st_dev == own.dev() && program.st_ino == own.ino() => {}
         _ => return Ok(None),
     }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let namespace = match openat(&process, "ns/mnt", flags, Mode::empty()) {
-        Ok(namespace) => namespace,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let open = |name| openat(&process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let (namespace, mounts) = match (open("ns/mnt"), open("mountinfo")) {
+        (Ok(namespace), Ok(mounts)) => (namespace, io::read_to_string(File::from(mounts))?),
+        // It is gone.
+        (Err(Errno::NOENT | Errno::SRCH), _) | (_, Err(Errno::NOENT | Errno::SRCH)) => {
+            return Ok(None);
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error.into()),
     };
-    let (owner, host) =
-        (File::from(owner(namespace.as_fd())?).metadata()?, fs::metadata("/proc/self/ns/user")?);
+    let owner = File::from(owner(namespace.as_fd())?).metadata()?;
+    let host = fs::metadata("/proc/self/ns/user")?;
     let ours = owner.dev() == host.dev() && owner.ino() == host.ino();
-    Ok((ours && alone() == Some(number)).then_some(namespace))
+    let found = Supervisor { namespace, mounts: mounts::read(&mounts) };
+    Ok((ours && alone() == Some(number)).then_some(found))
 }
 
 /// The user namespace that a namespace belongs to.
@@ -292,7 +336,7 @@ fn attach(mount: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
     let at = match find() {
         Ok(at) => at,
         // A mount of somebody's hides the mount point that was made.
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => None,
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
         Err(error) => return Err(failed("find the mount point", target)(error)),
     };
     let at = at.ok_or_else(|| Error::Covered(target.to_owned()))?;
@@ -317,8 +361,8 @@ pub(crate) fn wait(mut asked: impl FnMut() -> bool) -> Result<bool, String> {
             return Ok(false);
         }
         if begin.elapsed() > PATIENCE {
-            return Err("the places of the host were not mounted; see the journal of the unit \
-                        `opencode-places@` of this instance"
+            return Err("the places of the host were not mounted; the journal of the unit \
+                        `opencode-places@` of this instance says why, unless a drop-in has a `Slice=`"
                 .to_owned());
         }
         std::thread::sleep(INTERVAL);

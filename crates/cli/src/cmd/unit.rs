@@ -136,7 +136,7 @@ pub(crate) fn sockets(args: &Sockets) -> Outcome {
 
 /// Shows places of the host in the sandbox of the server that starts next.
 pub(crate) fn places(args: &Places) -> Outcome {
-    instances_sys::places::show(&args.name, &args.listed)?;
+    instances_sys::places::show(&args.name, &args.listed, &args.systemctl.display().to_string())?;
     Ok(Exit::Done)
 }
 

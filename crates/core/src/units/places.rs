@@ -23,6 +23,8 @@ pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
 pub const DONE: &str = "/.places";
 /// The length of a list from which on this unit is worth its start.
 const MANY: usize = 16;
+/// The longest command line, in bytes: the kernel takes no list of any length.
+const LONGEST: usize = 256 << 10;
 /// Where systemd mounts something of its own, or the agent writes.
 const TAKEN: &[&str] =
     &["/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/tmp", DONE];
@@ -31,12 +33,19 @@ const TAKEN: &[&str] =
 pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> Unit {
     let [unit, service] = main.sections.as_mut_slice() else { return main };
     // The operator's own text may be about any place, or have the unit run in another group.
-    if instance.unit_overrides.main.names().any(|name| !overrides::is_harmless(name)) {
+    let orders = |name: &str| name == "WantsMountsFor";
+    if instance
+        .unit_overrides
+        .main
+        .names()
+        .any(|name| orders(name) || !overrides::is_harmless(name))
+    {
         return main;
     }
     let entries = &mut service.entries;
     let listed = apart(entries, |bind| is_listed(instance, facts, bind));
-    if listed.len() < MANY {
+    let length = |at: &usize| entries.get(*at).and_then(bind).map_or(0, |bind| said(bind).len());
+    if listed.len() < MANY || listed.iter().map(length).sum::<usize>() > LONGEST {
         return main;
     }
     let names = Names(&instance.name);
@@ -83,6 +92,15 @@ fn bind(entry: &Entry) -> Option<&Bind> {
 
 fn target(bind: &Bind) -> &str {
     bind.target.as_deref().unwrap_or(&bind.source)
+}
+
+/// As the command line says it.
+fn said(bind: &Bind) -> String {
+    let optional = if bind.optional { "-" } else { "" };
+    match &bind.target {
+        None => format!("{optional}{}", bind.source),
+        Some(target) => format!("{optional}{}:{target}", bind.source),
+    }
 }
 
 /// The lines for places that have nothing to do with any other line's: these neither lie in another
@@ -146,12 +164,12 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
     if listed.is_empty() {
         return None;
     }
+    let (engine, systemctl) = (facts.engine.as_str(), facts.systemctl.as_str());
     let mut argv: Vec<Word> =
-        [facts.engine.as_str(), "places", instance.name.as_str(), "--"].map(Word::from).to_vec();
-    argv.extend(listed.iter().map(|bind| {
-        let optional = if bind.optional { "-" } else { "" };
-        Word::from(format!("{optional}{}:{}", bind.source, target(bind)))
-    }));
+        [engine, "places", instance.name.as_str(), "--systemctl", systemctl, "--"]
+            .map(Word::from)
+            .to_vec();
+    argv.extend(listed.into_iter().map(|bind| Word::from(said(bind))));
     let unit = Section::new("Unit")
         .set("Description", description("Places of the host", &instance.name))
         .set_why(
@@ -159,7 +177,12 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
             Value::words([names.net()]),
             "that one makes the root of the sandbox, which the mount points are in",
         )
-        .set("After", Value::words([names.net()]))
+        .set_why(
+            "Requires",
+            Value::words([names.setup()]),
+            "when that is done the server starts at once, or not at all",
+        )
+        .set("After", Value::words([names.net(), names.setup()]))
         .set_why(
             "PartOf",
             Value::words([names.main()]),
@@ -245,7 +268,7 @@ mod tests {
         assert_eq!(left(&units).len(), MANY + 2);
         let text = find(&units, "opencode-places@a.service").unwrap().render(257).0;
         let line = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
-        let begin = " places a -- /data/0:/data/0 ";
+        let begin = " places a --systemctl /usr/bin/systemctl -- /data/0 /data/1 ";
         assert!(line.contains(begin), "{line}");
         let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/places:/.places";
         assert!(line.ends_with(end), "{line}");
@@ -317,6 +340,7 @@ mod tests {
             ("NoExecPaths = \"/data\"", false),
             ("Slice = \"mine.slice\"", false),
             ("Delegate = true", false),
+            ("WantsMountsFor = \"/data\"", false),
             ("MemoryMax = \"1G\"", true),
         ] {
             let units = units(MANY, "", &format!("unitOverrides.main.{line}"));

@@ -124,6 +124,15 @@ fn a_long_list_is_there_and_nothing_else() {
     assert!(applied.contains("restart opencode-website"), "{applied}");
     assert!(tried(&machine).contains("hidden"));
 
+    // What waits for a server that cannot start mounts nothing that is no longer listed.
+    assert!(systemctl(&machine, &["stop", "opencode-website"]));
+    machine.sh("mv /srv/website /srv/elsewhere").unwrap().ok().unwrap();
+    assert!(!systemctl(&machine, &["start", "opencode-website"]));
+    machine.put(SPEC, spec(""), 0o644).unwrap();
+    machine.sh("opencode-instances apply; mv /srv/elsewhere /srv/website").unwrap().ok().unwrap();
+    assert!(systemctl(&machine, &["start", "opencode-website"]));
+    assert_eq!(tried(&machine).trim_end(), SAID);
+
     // One that may not be missing ends the start, and says so.
     machine.sh("mv /data/7 /data/seven").unwrap().ok().unwrap();
     assert!(!systemctl(&machine, &["restart", "opencode-website"]));
@@ -155,6 +164,11 @@ ExecStart=/usr/bin/unshare --user --map-current-user --mount --propagation uncha
 END
 systemctl daemon-reload
 ";
+/// One that hides something of a place.
+const BELOW: &str = "
+printf '[Service]\\nTemporaryFileSystem=/data/3/secret\\n' >/etc/systemd/system/opencode-website.service.d/own.conf
+systemctl daemon-reload
+";
 /// One by which the mount points are in another mount.
 const COVERED: &str = "
 printf '[Service]\\nBindPaths=/data\\n' >/etc/systemd/system/opencode-website.service.d/own.conf
@@ -168,7 +182,7 @@ fn nothing_is_mounted_where_somebody_else_has_mounted() {
     }
     let machine = boot(Release::Trixie, "places-foreign");
     for (drop_in, said) in
-        [(OF_ANOTHER, "no supervisor waits for the places"), (COVERED, "has /data/")]
+        [(OF_ANOTHER, ""), (BELOW, "has /data/3 in it"), (COVERED, "has /data/0 in it")]
     {
         machine.sh(drop_in).unwrap().ok().unwrap();
         let restarted = systemctl(&machine, &["restart", "opencode-website"]);
