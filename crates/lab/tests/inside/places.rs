@@ -182,7 +182,7 @@ fn nothing_is_mounted_where_somebody_else_has_mounted() {
     }
     let machine = boot(Release::Trixie, "places-foreign");
     for (drop_in, said) in
-        [(OF_ANOTHER, ""), (BELOW, "has /data/3 in it"), (COVERED, "has /data/0 in it")]
+        [(OF_ANOTHER, ""), (BELOW, "has /data/3 in it"), (COVERED, "has /data/1 in it")]
     {
         machine.sh(drop_in).unwrap().ok().unwrap();
         let restarted = systemctl(&machine, &["restart", "opencode-website"]);
