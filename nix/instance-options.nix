@@ -706,6 +706,47 @@ let
         {command}`opencode-instances start <name>` starts it.
       '';
     });
+    activation = inherited "activation" (mkOption {
+      type = types.enum [
+        "boot"
+        "on-demand"
+      ];
+      default = "boot";
+      example = "on-demand";
+      description = ''
+        When the server starts: `boot`, with the host, or `on-demand`, with the first client. An
+        instance on demand stops when nobody has used it for {option}`idleTimeout`.
+      '';
+    });
+    idleTimeout = inherited "idleTimeout" (mkOption {
+      type = types.ints.between 1 604800;
+      default = 900;
+      example = 3600;
+      description = ''
+        How long an instance with `activation = "on-demand"` stays without a client, a session
+        that works and a process that was left running, before it stops.
+      '';
+    });
+    idleClients = inherited "idleClients" (mkOption {
+      type = types.enum [
+        "connected"
+        "active"
+      ];
+      default = "connected";
+      example = "active";
+      description = ''
+        Which clients keep an instance on demand: with `connected` every open connection, an event
+        stream too; with `active` none that has sent nothing for {option}`idleTimeout`.
+      '';
+    });
+    idleChildren = inherited "idleChildren" (mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether a process that the agent left running, or a terminal, keeps an instance on demand.
+      '';
+    });
     restartOnSwitch = inherited "restartOnSwitch" (mkOption {
       type = types.bool;
       default = true;

@@ -70,6 +70,13 @@ let
       path = map prefixOf instance.path;
       auth = filterAttrs (_: value: value != null) instance.auth;
     }
+    # Of what counts on demand alone, an instance that starts with the host says what is its own: the
+    # engine warns of that.
+    // lib.optionalAttrs (instance.activation == "boot") (
+      mapAttrs (key: value: if value == cfg.defaults.${key} then null else value) {
+        inherit (instance) idleChildren idleClients idleTimeout;
+      }
+    )
   ) cfg.instances;
 
   # Of opencode, by which the engine knows how to call it. A wrapper may hide it.

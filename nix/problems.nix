@@ -228,6 +228,20 @@ let
     ++ lib.optional (sandbox.devices != [ ]) "devices = ${toString sandbox.devices} (W0422)"
     ++ lib.optional (sandbox.nixStore == "full") "nixStore = full (W0423)";
 
+  unusedIdle =
+    name:
+    let
+      instance = instances.${name};
+      isOwn = key: instance.${key} != cfg.defaults.${key};
+    in
+    lib.optionals (instance.activation == "boot") (
+      filter isOwn [
+        "idleTimeout"
+        "idleClients"
+        "idleChildren"
+      ]
+    );
+
   hasTwo = name: instances.${name}.configFile != null && instances.${name}.settings != { };
   twoConfigurations = map (name: ''
     ${option name "configFile"} would be the whole configuration, and ${option name "settings"} is set beside it.
@@ -274,6 +288,13 @@ in
       name:
       "${option name "sandbox"} gives up a part of the sandbox: ${lib.concatStringsSep ", " (weakened name)}. `opencode-instances explain CODE` says what goes with it."
     ) (filter (name: weakened name != [ ]) enabled)
+    ++ concatMap (
+      name:
+      map (
+        key:
+        "${option name key} has no effect, because the instance starts at boot and stays (W0424). Remove it, or set `activation = \"on-demand\";`."
+      ) (unusedIdle name)
+    ) enabled
     ++ unknownUsers
     ++ unknownGroups
     ++ newOpencode;

@@ -175,6 +175,12 @@ device that is hardware itself, or that makes devices, is more than a driver's i
 can be given to an agent. `apply` also refuses a block device, and a name that leads to one of these."
     BadNixStore "E0242" "not a part of the Nix store"
 "`sandbox.nixStore` is `closure`, what the instance uses, or `full`."
+    BadActivation "E0243" "not a word of an instance on demand"
+"`activation` is `boot` or `on-demand`. `idleClients`, which clients keep an instance on demand, is `connected`
+or `active`."
+    BadIdleTimeout "E0244" "not an idle timeout"
+"`idleTimeout` is in whole seconds: one at least, and a week at most. An instance that never stops has the
+activation `boot`."
     EndpointTaken "E0301" "two instances listen on the same endpoint"
 "An endpoint is an address and a port. A wildcard address (`0.0.0.0`, `::`) takes the port on every
 address."
@@ -325,6 +331,10 @@ groups of the device hold: `extraGroups` gives the group that it belongs to."
     WholeStore "W0423" "the whole Nix store"
 "The store is readable for everybody by design. On NixOS the settings, scripts and rules of all instances are
 in it, and whatever else the system was built from."
+    UnusedIdle "W0424" "an option of instances on demand on one that starts at boot"
+"`idleTimeout`, `idleClients` and `idleChildren` say when an instance on demand stops. One with the activation
+`boot` does not stop by itself, so that they do nothing there. In `[defaults]`, on NixOS in
+`services.opencode.defaults`, they are for those instances that are on demand, and nothing is said of the others."
 }
 
 impl Code {

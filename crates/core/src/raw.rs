@@ -10,6 +10,7 @@ use crate::devices::NixStore;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin};
 use crate::network::{DnsPolicy, Policy};
 use crate::node::{Node, Value, join};
+use crate::spec::{Activation, IdleClients};
 
 /// A value and where it was typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,6 +102,8 @@ pub enum Kind {
     OptionalWeight,
     /// A number of tasks.
     Tasks,
+    /// A time in seconds, a week at most.
+    Seconds,
     /// Places of the host, each with its place in the sandbox.
     Binds,
     /// Some of a few words.
@@ -159,6 +162,7 @@ impl Kind {
                     .to_owned()
             }
             Self::Tasks => "integer between 64 and 4194304".to_owned(),
+            Self::Seconds => "integer between 1 and 604800, in seconds".to_owned(),
             Self::SomeOf(words) => format!("list of {}", words.join(", ")),
             Self::Devices => {
                 "list of paths below `/dev`, each with `-` in front where it may be missing"
@@ -659,6 +663,17 @@ options! {
     /// Whether the instance starts at boot and when its declaration takes effect. When `false`,
     /// `opencode-instances start NAME` starts it.
     auto_start: bool, "autoStart", Kind::Flag, default "true", example "false";
+    /// When the server starts: `boot`, with the host, or `on-demand`, with the first client. An instance
+    /// on demand stops when nobody has used it for `idleTimeout`.
+    activation: String, "activation", Kind::OneOf(Activation::WORDS), default "\"boot\"", example "\"on-demand\"";
+    /// How long an instance with `activation = "on-demand"` stays without a client, a session that works
+    /// and a process that was left running, before it stops.
+    idle_timeout: i64, "idleTimeout", Kind::Seconds, default "900", example "3600";
+    /// Which clients keep an instance on demand: with `connected` every open connection, an event stream
+    /// too; with `active` none that has sent nothing for `idleTimeout`.
+    idle_clients: String, "idleClients", Kind::OneOf(IdleClients::WORDS), default "\"connected\"", example "\"active\"";
+    /// Whether a process that the agent left running, or a terminal, keeps an instance on demand.
+    idle_children: bool, "idleChildren", Kind::Flag, default "true", example "false";
     /// Whether `apply` and `nixos-rebuild switch` restart the server when its units changed. When
     /// `false` the agent goes on as it was started, `status` says `pending restart`, and
     /// `opencode-instances restart NAME` ends that. A changed listener or policy takes effect anyway,

@@ -74,6 +74,42 @@ impl LogLevel {
     }
 }
 
+/// When the server starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// With the host.
+    #[default]
+    Boot,
+    /// With the first client, and again after it was idle.
+    OnDemand,
+}
+
+impl Activation {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Boot, Self::OnDemand];
+    /// Their words, in the same order.
+    pub const WORDS: &'static [&'static str] = &["boot", "on-demand"];
+}
+
+/// Which clients keep an instance on demand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdleClients {
+    /// Every open connection.
+    #[default]
+    Connected,
+    /// Those that have sent something within the idle timeout.
+    Active,
+}
+
+impl IdleClients {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Connected, Self::Active];
+    /// Their words, in the same order.
+    pub const WORDS: &'static [&'static str] = &["connected", "active"];
+}
+
 /// An environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Variable {
@@ -148,6 +184,14 @@ pub struct Instance {
     pub extra_args: Vec<Argument>,
     /// Whether it starts at boot and with `apply`.
     pub auto_start: bool,
+    /// When the server starts.
+    pub activation: Activation,
+    /// Seconds without use after which an instance on demand stops, 1 to 604800.
+    pub idle_timeout: u32,
+    /// Which clients keep an instance on demand.
+    pub idle_clients: IdleClients,
+    /// Whether a process that was left running keeps an instance on demand.
+    pub idle_children: bool,
     /// Whether a change of its units restarts the server.
     pub restart_on_switch: bool,
     /// The server's configuration, `opencode.json`.

@@ -74,6 +74,10 @@ in
     logLevel = "WARN";
     extraArgs = [ "--pure" ];
     autoStart = false;
+    activation = "on-demand";
+    idleTimeout = 3600;
+    idleClients = "active";
+    idleChildren = false;
     restartOnSwitch = false;
     auth = {
       enable = true;
@@ -124,6 +128,19 @@ in
       main.MemoryMax = "8G";
       setup.TimeoutStartSec = 300;
       net.TimeoutStartSec = 60;
+    };
+  };
+  # The one that starts at boot says in vain what is its own, and not what it has from `defaults`.
+  idle-at-boot = {
+    imports = [
+      (two { idleChildren = false; } {
+        activation = "on-demand";
+        idleTimeout = 60;
+      })
+    ];
+    services.opencode.defaults = {
+      idleTimeout = 3600;
+      idleClients = "active";
     };
   };
   overrides-of-every-kind = one {

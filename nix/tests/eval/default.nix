@@ -123,7 +123,10 @@ in
           (evaluate {
             services.opencode = {
               enable = true;
-              defaults = lib.setAttrByPath path value;
+              # What counts on demand alone is handed on there alone.
+              defaults = lib.recursiveUpdate { activation = "on-demand"; } (
+                lib.setAttrByPath path value
+              );
               instances.silent.directory = lib.mkOverride 1600 "/srv/silent";
               instances.outspoken = lib.recursiveUpdate { directory = lib.mkOverride 1600 "/srv/outspoken"; } (
                 lib.setAttrByPath path other

@@ -1,6 +1,10 @@
 # For each option a value for `defaults`, and another one for an instance that says it itself.
 { lib, pkgs }:
 lib.mapAttrs (key: values: { inherit key; } // values) {
+  "activation" = {
+    value = "on-demand";
+    other = "boot";
+  };
   "agents" = {
     value.review = "one";
     other.review.file = "/etc/opencode/review.md";
@@ -64,6 +68,18 @@ lib.mapAttrs (key: values: { inherit key; } // values) {
   "group" = {
     value = "projects";
     other = "website";
+  };
+  "idleChildren" = {
+    value = false;
+    other = true;
+  };
+  "idleClients" = {
+    value = "active";
+    other = "connected";
+  };
+  "idleTimeout" = {
+    value = 3600;
+    other = 60;
   };
   "instructions" = {
     value = "Answer in English.";

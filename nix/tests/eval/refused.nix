@@ -32,6 +32,12 @@ in
   lower-case-level = instance "is not of type `one of \"DEBUG\", \"INFO\", \"WARN\", \"ERROR\"'" {
     logLevel = "debug";
   };
+  activation-by-another-word = instance "is not of type `one of \"boot\", \"on-demand\"'" {
+    activation = "socket";
+  };
+  no-idle-timeout = instance "is not of type `integer between 1 and 604800 (both inclusive)'" {
+    idleTimeout = 0;
+  };
   port-too-large =
     instance "is not of type `16 bit unsigned integer; between 0 and 65535 (both inclusive)'"
       {

@@ -103,7 +103,8 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         | Kind::Binds
         | Kind::SomeOf(_)
         | Kind::Devices
-        | Kind::Tasks => None,
+        | Kind::Tasks
+        | Kind::Seconds => None,
         Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
             Some("null or such a string; `null`")
         }

@@ -3,6 +3,7 @@
 //! Invariant: nothing stops at the first finding, and a [`Spec`] is returned only when nothing
 //! refuses it.
 
+mod idle;
 mod inside;
 mod network;
 mod resources;
@@ -46,6 +47,7 @@ pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
         .iter()
         .filter_map(|named| {
             let options = named.options.or(&raw.defaults);
+            idle::remark(&named.options, &options, diagnostics);
             lower_instance(&named.name, &options, false, diagnostics)
         })
         .collect();
@@ -207,6 +209,10 @@ impl Judge<'_> {
             log_level: self.text("logLevel", raw.log_level.as_ref(), LogLevel::Info, log_level),
             extra_args: self.list("extraArgs", raw.extra_args.as_ref(), argument),
             auto_start: flag(&raw.auto_start),
+            activation: self.activation(raw),
+            idle_timeout: self.idle_timeout(raw),
+            idle_clients: self.idle_clients(raw),
+            idle_children: flag(&raw.idle_children),
             restart_on_switch: flag(&raw.restart_on_switch),
             settings,
             config_file: self.text("configFile", raw.config_file.as_ref(), None, |text| {

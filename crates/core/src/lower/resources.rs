@@ -39,7 +39,7 @@ impl Judge<'_> {
         self.text("resources.diskQuota", raw.disk_quota.as_ref(), None, |text| size(text).map(Some))
     }
 
-    fn number<T>(
+    pub(super) fn number<T>(
         &mut self,
         option: &str,
         typed: Option<&Located<i64>>,

@@ -113,7 +113,14 @@ fn legal_options(number: usize) -> impl Strategy<Value = Value> {
     let tools =
         vec(prop_oneof![Just("/opt/node-22"), Just("/opt/my tools/é"), Just("/usr/local")], 0..3);
     let overrides = (vec(directive_value(), 0..3), directive_value(), any::<bool>());
-    (directory, state, address, level, package, lists, flags, (tools, overrides)).prop_map(
+    let activation = option::of(prop_oneof![Just("boot"), Just("on-demand")]);
+    let idle = (
+        activation,
+        option::of(1..=604_800_u32),
+        option::of(prop_oneof![Just("connected"), Just("active")]),
+        option::of(any::<bool>()),
+    );
+    (directory, state, address, level, package, lists, flags, (tools, overrides, idle)).prop_map(
         move |(
             directory,
             state,
@@ -122,7 +129,7 @@ fn legal_options(number: usize) -> impl Strategy<Value = Value> {
             package,
             (args, groups, group),
             (enable, start),
-            (tools, (lines, line, stays)),
+            (tools, (lines, line, stays), (activation, timeout, clients, children)),
         )| {
             let mut options = Map::new();
             options.insert("directory".into(), json!(directory));
@@ -146,6 +153,10 @@ fn legal_options(number: usize) -> impl Strategy<Value = Value> {
             set("group", group.map(Value::from));
             set("enable", enable.map(Value::from));
             set("autoStart", start.map(Value::from));
+            set("activation", activation.map(Value::from));
+            set("idleTimeout", timeout.map(Value::from));
+            set("idleClients", clients.map(Value::from));
+            set("idleChildren", children.map(Value::from));
             Value::Object(options)
         },
     )
@@ -183,6 +194,8 @@ fn value() -> impl Strategy<Value = Value> {
         account().prop_map(Value::from),
         Just(json!("::ffff:127.0.0.1")),
         Just(json!("WARN")),
+        Just(json!("on-demand")),
+        Just(json!("active")),
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         prop_oneof![
@@ -208,6 +221,10 @@ fn key() -> impl Strategy<Value = String> {
         "logLevel",
         "extraArgs",
         "autoStart",
+        "activation",
+        "idleTimeout",
+        "idleClients",
+        "idleChildren",
         "auth",
         "defaults",
         "instances",

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::OnceLock;
 
+use instances_core::code::Code;
 use instances_core::desired::desire;
 use instances_core::facts::{HostFacts, NixOs};
 use instances_core::lower::read;
@@ -197,6 +198,26 @@ fn the_engine_refuses_what_the_evaluation_refuses() {
         refused += u32::from(known);
     }
     assert!(refused > 15, "{refused}");
+}
+
+/// A value of `defaults` is none that an instance says, though the specification has it in each instance.
+#[test]
+fn an_idle_option_in_vain_is_remarked_on_by_module_and_engine_alike() {
+    let Some(all) = all() else { return };
+    let mut remarks = 0;
+    for (name, case) in entries(&all["cases"]) {
+        let Some(spec) = case.pointer("/attributes/fleet of all/spec") else { continue };
+        let (_, found) = read(&spec.to_string(), Format::Json).unwrap();
+        let found = found.iter().filter(|one| one.code == Code::UnusedIdle);
+        let found: BTreeSet<&str> = found.map(|one| one.at.path.as_str()).collect();
+        let warnings = case["warnings"].as_array().unwrap().iter();
+        let said = warnings.filter_map(|text| text.as_str()?.strip_prefix("services.opencode."));
+        let said = said.filter(|text| text.contains("(W0424)"));
+        let said: BTreeSet<&str> = said.filter_map(|text| text.split(' ').next()).collect();
+        assert_eq!(found, said, "{name}");
+        remarks += found.len();
+    }
+    assert!(remarks > 0);
 }
 
 #[test]
