@@ -118,6 +118,8 @@ struct Record<'a> {
     listen: SocketAddr,
     package: &'a AbsPath,
     auto_start: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    on_demand: bool,
     trust_project: bool,
     auth_enable: bool,
     auth_username: &'a Argument,
@@ -148,6 +150,7 @@ impl<'a> Record<'a> {
             listen: instance.listen,
             package: &instance.package,
             auto_start: instance.auto_start,
+            on_demand: instance.is_on_demand(),
             trust_project: instance.trust_project,
             auth_enable: instance.auth_enable,
             auth_username: &instance.auth_username,

@@ -281,7 +281,10 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
 fn start(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
     let started = desired.instances.iter().filter(|instance| instance.auto_start);
     let mut units: BTreeSet<String> = started
-        .flat_map(|instance| [Names(&instance.name).main(), Names(&instance.name).socket()])
+        .flat_map(|instance| {
+            let main = (!instance.is_on_demand()).then(|| Names(&instance.name).main());
+            main.into_iter().chain([Names(&instance.name).socket()])
+        })
         .collect();
     // What came to a namespace that is there already: a policy that has a resolver by now.
     let present = desired.instances.iter().filter(|instance| {
@@ -289,11 +292,18 @@ fn start(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
     });
     units.extend(present.flat_map(|instance| {
         let names = Names(&instance.name);
-        let dns = instance.network.has_dns().then(|| [names.dns_socket(), names.dns()]);
+        // What runs beside a server on demand comes with it.
+        let runs = !instance.is_on_demand();
+        let dns = instance
+            .network
+            .has_dns()
+            .then(|| [Some(names.dns_socket()), runs.then(|| names.dns())]);
+        let dns = dns.into_iter().flatten().flatten();
+        let events = runs.then(|| names.events());
         let ports = instance.network.host_ports.iter();
         let sockets = ports.map(move |port| names.host_port_socket(*port));
         let target = (!instance.network.host_ports.is_empty()).then(|| names.host_ports());
-        dns.into_iter().flatten().chain(target).chain(sockets).chain([names.events()])
+        dns.chain(target).chain(sockets).chain(events)
     }));
     if !desired.files.is_empty() {
         units.extend([TARGET, ADDRESSES].map(str::to_owned));

@@ -303,6 +303,11 @@ impl Instance {
         self.nix_enable || self.nix_store == NixStore::Full
     }
 
+    /// Whether the first client starts it, and it ends when nobody uses it.
+    pub fn is_on_demand(&self) -> bool {
+        self.activation == Activation::OnDemand
+    }
+
     /// The leaf below [`STATE_ROOT`] when the state directory is there under a plain name, which
     /// systemd's `StateDirectory=` makes; `None` for a place that `tmpfiles.d` makes.
     pub fn state_leaf(&self) -> Option<&str> {

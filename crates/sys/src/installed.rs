@@ -86,6 +86,9 @@ pub struct Record {
     pub listen: std::net::SocketAddr,
     /// Whether it starts at boot.
     pub auto_start: bool,
+    /// Whether its server starts with a client, and ends when nobody uses it.
+    #[serde(default)]
+    pub on_demand: bool,
     /// Whether the server asks for a password.
     pub auth_enable: bool,
     /// The operator's own password file.

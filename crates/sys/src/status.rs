@@ -35,6 +35,8 @@ pub enum State {
     Failed,
     /// Nobody started it, or somebody stopped it.
     Stopped,
+    /// Nobody uses it: the next client starts it.
+    Idle,
 }
 
 /// One instance.
@@ -155,6 +157,10 @@ fn status(record: &Record, units: &[Properties]) -> Status {
     };
     let state = state_of(main, setup, sockets, places);
     let listening = text(socket, "ActiveState") == "active";
+    let state = match state {
+        State::Stopped if record.on_demand && listening => State::Idle,
+        state => state,
+    };
     let mut status = Status {
         name: record.name.to_string(),
         state,
@@ -171,8 +177,8 @@ fn status(record: &Record, units: &[Properties]) -> Status {
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
     }
-    // Asking a stopped server through its listener would start it.
-    if state == State::Running && listening {
+    // Asking a stopped server through its listener would start it, and whoever asks one on demand uses it.
+    if state == State::Running && listening && !record.on_demand {
         ask(record, &mut status);
     }
     if let Some(words) = helpers.iter().find_map(broken) {
@@ -290,8 +296,8 @@ fn reason(
         }
     }
     // `no` is also what systemd says of a unit that was never started.
-    let tried = text(main, "AssertTimestampMonotonic") != "0";
-    if tried && text(main, "AssertResult") == "no" {
+    let tried = text(setup, "AssertTimestampMonotonic") != "0";
+    if tried && text(setup, "AssertResult") == "no" {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
             "the project directory {directory} does not exist; run: install -d -o {user} {}",
@@ -307,6 +313,8 @@ fn reason(
         );
     }
     match text(main, "StatusText") {
+        // What it said before it became idle is no reason.
+        _ if state == State::Idle => String::new(),
         "" if matches!(state, State::Stopped) => String::new(),
         "" => result(main),
         words => words.to_owned(),

@@ -43,6 +43,7 @@ fn row(status: &Status) -> Vec<String> {
         State::Restarting => "restarting",
         State::Failed => "failed",
         State::Stopped => "stopped",
+        State::Idle => "idle (on demand)",
     };
     let health = match status.healthy {
         Some(true) => "healthy",

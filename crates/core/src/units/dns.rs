@@ -11,7 +11,7 @@ use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, description, inside, switch};
+use crate::units::{Names, description, ends_with_server, inside, switch};
 
 pub(super) fn socket(instance: &Instance) -> Unit {
     let names = Names(&instance.name);
@@ -48,6 +48,7 @@ pub(super) fn service(instance: &Instance, facts: &HostFacts, network: &str) -> 
             "it holds the socket, and with it a namespace that would be gone",
         )
         .set("After", Value::words([names.net(), names.dns_socket()]))
+        .extend(ends_with_server(instance))
         .extend(switch::rereads(facts, network))
         .set_why(
             "StartLimitIntervalSec",

@@ -4,7 +4,7 @@
 
 use crate::facts::HostFacts;
 use crate::spec::Instance;
-use crate::unit::{Section, Unit, Value};
+use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{Names, description, switch};
 
@@ -18,6 +18,10 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Description", description("Refusals", &instance.name))
         .set("BindsTo", Value::words([names.net()]))
         .set("After", Value::words([names.net()]))
+        .extend(instance.is_on_demand().then(|| {
+            Entry::new("StopWhenUnneeded", Value::Yes)
+                .because("activation is on-demand: it ends with the server, which wants it")
+        }))
         .set_why(
             "StartLimitIntervalSec",
             Value::Number(0),

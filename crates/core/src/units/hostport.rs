@@ -12,7 +12,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, description, inside, proxy, switch};
+use crate::units::{Names, description, ends_with_server, inside, proxy, switch};
 
 /// Every unit for the host's ports; none where there are none.
 pub(super) fn units(instance: &Instance, facts: &HostFacts) -> Vec<Unit> {
@@ -65,6 +65,7 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
             "it holds the socket, and with it a namespace that would be gone",
         )
         .set("After", Value::words([names.net(), names.host_port_socket(port)]))
+        .extend(ends_with_server(instance))
         .extend(proxy::comes_back());
     let to = format!("127.0.0.1:{port}");
     let service = proxy::service(facts, &[], &to)

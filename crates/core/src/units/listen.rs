@@ -35,10 +35,11 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Wants", Value::words([names.net()]))
         .set("After", Value::words([names.net()]))
         .set_why(
-            "Upholds",
+            "Wants",
             Value::words([names.main()]),
-            "a client starts the server, also one that comes while it ends; meanwhile the proxy holds it",
+            "with the next line: a client starts the server, also one that comes while it ends",
         )
+        .set("Upholds", Value::words([names.main()]))
         .set_why(
             "Before",
             Value::words([names.main()]),

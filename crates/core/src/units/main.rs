@@ -4,7 +4,7 @@ use crate::dialect;
 use crate::facts::HostFacts;
 use crate::guard;
 use crate::layout::{AUTH_ROOT, DEFAULT_USERNAME, SERVER_PORT};
-use crate::spec::{AbsPath, Instance};
+use crate::spec::{AbsPath, IdleClients, Instance};
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
@@ -32,13 +32,16 @@ fn unit_section(instance: &Instance) -> Section {
             "names resolve and refusals are recorded from the start; it goes on without either",
         )
         .extend(sockets::kept(instance))
+        .extend(instance.is_on_demand().then(|| {
+            Entry::new("Wants", Value::words([names.events()]))
+                .because("it costs nothing while the server is not there")
+        }))
         .set("PartOf", Value::word(TARGET))
         .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
         .extend(sandbox::mounts(instance))
-        .set("AssertPathIsDirectory", Value::Path(instance.directory.clone()))
-        .set("StartLimitIntervalSec", Value::Number(60))
-        .set("StartLimitBurst", Value::Number(5))
+        .extend([start_limit(instance)])
+        .set("StartLimitBurst", Value::Number(STARTS))
         .set_why(
             "OnFailure",
             Value::words([names.refusal()]),
@@ -68,7 +71,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             }),
             "systemd loses track of process 1 of a PID namespace and would kill it without grace",
         )
-        .set("Restart", Value::word("always"))
+        .extend([restart(instance)])
         .set("RestartSec", Value::word("250ms"))
         .set("TimeoutStartSec", Value::Number(120))
         .set("TimeoutStopSec", Value::Number(10))
@@ -138,6 +141,29 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
     weaker::apply(section, instance)
 }
 
+/// A server that ends because nobody uses it is started by the next client.
+fn restart(instance: &Instance) -> Entry {
+    if instance.is_on_demand() {
+        let why = "one that nobody uses ends with status 0, and the next client starts it";
+        return Entry::new("Restart", Value::word("on-failure")).because(why);
+    }
+    Entry::new("Restart", Value::word("always"))
+}
+
+/// So many starts are too many in the time of the limit.
+const STARTS: u64 = 5;
+
+/// In which time: clients that come and go must not use them up.
+fn start_limit(instance: &Instance) -> Entry {
+    let entry = |seconds| Entry::new("StartLimitIntervalSec", Value::Number(seconds));
+    let (usual, often) = (60, u64::from(instance.idle_timeout) * (STARTS - 2));
+    if instance.is_on_demand() && often < usual {
+        let why = "a server that ends whenever nobody uses it may start more often";
+        return entry(often).because(why);
+    }
+    entry(usual)
+}
+
 /// Where the server starts. Bun, which opencode is built with, resolves optional modules from there
 /// before it does anything else: a `tsconfig.json` or `node_modules` of the project can put code of
 /// its own in their place.
@@ -161,6 +187,12 @@ fn command(instance: &Instance, facts: &HostFacts) -> Value {
         "--port".into(),
         port.as_str().into(),
     ];
+    argv.extend(["--attend".into(), instance.name.as_str().into()]);
+    if instance.is_on_demand() {
+        argv.extend(["--idle".into(), instance.idle_timeout.to_string().into()]);
+        argv.extend((instance.idle_clients == IdleClients::Active).then(|| "--idle-active".into()));
+        argv.extend((!instance.idle_children).then(|| "--idle-alone".into()));
+    }
     if dialect.major != dialect::ONE.major {
         argv.extend(["--opencode".into(), dialect.major.to_string().into()]);
     }

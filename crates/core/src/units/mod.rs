@@ -239,6 +239,13 @@ fn inside(instance: &Instance, what: &'static str) -> Section {
         .set("Before", Value::word("shutdown.target"))
 }
 
+/// The lines by which what works for a server on demand ends with it.
+fn ends_with_server(instance: &Instance) -> Option<Entry> {
+    let why = "activation is on-demand: what works for the server ends with it";
+    let bound = || Entry::new("BindsTo", Value::words([Names(&instance.name).main()])).because(why);
+    instance.is_on_demand().then(bound)
+}
+
 /// The units of an instance; `rules` is the text of its policy, `network` that of its declared network.
 pub fn of_instance(
     instance: &Instance,
@@ -279,9 +286,13 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
         let endpoint = facts.nixos.is_some().then(|| names.endpoint());
         // A switch starts what the target wants; what an active server's namespace wants by now, it
         // does not look at.
-        let dns = instance.network.has_dns().then(|| [names.dns_socket(), names.dns()]);
-        let ports = (!instance.network.host_ports.is_empty()).then(|| names.host_ports());
-        [Some(names.main()), Some(names.socket()), endpoint]
+        let on_demand = instance.is_on_demand();
+        let dns =
+            (instance.network.has_dns() && !on_demand).then(|| [names.dns_socket(), names.dns()]);
+        let ports =
+            (!on_demand && !instance.network.host_ports.is_empty()).then(|| names.host_ports());
+        let main = (!on_demand).then(|| names.main());
+        [main, Some(names.socket()), endpoint]
             .into_iter()
             .flatten()
             .chain(dns.into_iter().flatten())

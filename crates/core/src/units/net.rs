@@ -14,7 +14,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("PartOf", Value::word(TARGET))
         .set_why(
             "Wants",
-            Value::words([names.dns_socket(), names.dns(), names.host_ports(), names.events()]),
+            Value::words(wanted(instance)),
             "they begin in the namespace when it is there; what is not declared is missing",
         )
         .set_why(
@@ -25,6 +25,15 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("After", Value::word(ADDRESSES))
         .extend(switch::belongs(instance, facts));
     Unit { name: names.net(), sections: vec![unit, service(instance, facts)] }
+}
+
+/// What is there as long as the namespace is. Without a server nothing of it may run.
+fn wanted(instance: &Instance) -> Vec<String> {
+    let names = Names(&instance.name);
+    if instance.is_on_demand() {
+        return vec![names.dns_socket(), names.host_ports()];
+    }
+    vec![names.dns_socket(), names.dns(), names.host_ports(), names.events()]
 }
 
 fn service(instance: &Instance, facts: &HostFacts) -> Section {

@@ -23,6 +23,12 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .extend(judge.into_iter().flatten())
         .extend(sockets::awaited(instance))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
+        .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
+        .set_why(
+            "AssertPathIsDirectory",
+            Value::Path(instance.directory.clone()),
+            "here, and not in the server's unit: a dependency that fails is told to clients that wait",
+        )
         .set_why(
             "StartLimitIntervalSec",
             Value::Number(0),

@@ -3,14 +3,15 @@
 //! This process listens before the server starts, and nothing of the agent's outlives it, so nobody else can
 //! have the name. The agent can connect too: whoever has its user is no proxy.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use instances_core::attend::{MAX, Order, Report};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, listen, recv, send, shutdown, socket_with, sockopt,
+    accept_with, bind, listen, recv, send, shutdown, socket_with,
 };
 use rustix::process::geteuid;
 
@@ -23,9 +24,10 @@ const MESSAGES: usize = 16;
 #[derive(Debug)]
 struct Proxy {
     socket: OwnedFd,
-    /// How many clients it has, and for how many seconds they were quiet.
+    /// How many clients it has.
     clients: u32,
-    quiet: u64,
+    /// When one last sent something.
+    heard: Option<Instant>,
     /// What it answered to the last [`Order::Drain`].
     answer: Option<Report>,
 }
@@ -36,6 +38,8 @@ pub(super) struct Attend {
     listener: OwnedFd,
     proxies: Vec<Proxy>,
     said: Order,
+    /// When a client of one that is gone last sent something.
+    heard: Option<Instant>,
 }
 
 impl Attend {
@@ -45,7 +49,7 @@ impl Attend {
         let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         listen(&listener, 16)?;
-        Ok(Self { listener, proxies: Vec::new(), said: Order::Starting })
+        Ok(Self { listener, proxies: Vec::new(), said: Order::Starting, heard: None })
     }
 
     /// What to wait for.
@@ -64,15 +68,16 @@ impl Attend {
                 Err(_) => break,
             }
         }
+        self.heard = self.heard();
         self.proxies.retain_mut(Proxy::turn);
     }
 
     fn take(&mut self, socket: OwnedFd) {
-        let agents = sockopt::socket_peercred(&socket).map_or(true, |peer| peer.uid == geteuid());
+        let agents = peer(&socket).is_none_or(|user| user == geteuid().as_raw());
         if agents || self.proxies.len() >= MOST {
             return;
         }
-        let proxy = Proxy { socket, clients: 0, quiet: 0, answer: None };
+        let proxy = Proxy { socket, clients: 0, heard: None, answer: None };
         if proxy.tell(self.said) {
             self.proxies.push(proxy);
         }
@@ -122,11 +127,30 @@ impl Attend {
         self.proxies.iter().map(|proxy| proxy.clients).fold(0, u32::saturating_add)
     }
 
-    /// For how many seconds no client has sent anything; `None` where there is no client.
-    pub(super) fn quiet(&self) -> Option<u64> {
-        let with_clients = self.proxies.iter().filter(|proxy| proxy.clients > 0);
-        with_clients.map(|proxy| proxy.quiet).min()
+    /// When a client last sent something.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.proxies.iter().map(|proxy| proxy.heard).fold(self.heard, Option::max)
     }
+}
+
+/// The user at the other end, as it was when that connected.
+///
+/// Not by rustix: it takes the process's number for one, and from another PID namespace that is zero.
+fn peer(socket: &OwnedFd) -> Option<libc::uid_t> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).ok()?;
+    #[expect(unsafe_code, reason = "rustix takes no process of another PID namespace")]
+    // SAFETY: the kernel writes at most `length` bytes, which `peer` has.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    (answer == 0).then_some(peer.uid)
 }
 
 impl Proxy {
@@ -146,7 +170,9 @@ impl Proxy {
                 Ok((_, 0)) => return false,
                 Ok((_, length)) => match buffer.get(..length).and_then(Report::parse) {
                     Some(Report::Connections { count, quiet }) => {
-                        (self.clients, self.quiet) = (count, quiet);
+                        self.clients = count;
+                        let heard = Instant::now().checked_sub(Duration::from_secs(quiet));
+                        self.heard = self.heard.max(heard);
                     }
                     Some(answer) => self.answer = Some(answer),
                     None => {}
@@ -179,7 +205,7 @@ mod tests {
         let agent = connected(&name);
         attend.turn();
         assert_eq!(recv(&agent, &mut [0; 64], RecvFlags::DONTWAIT).unwrap().1, 0);
-        assert_eq!((attend.clients(), attend.quiet(), attend.drained()), (0, None, Some(true)));
+        assert_eq!((attend.clients(), attend.heard(), attend.drained()), (0, None, Some(true)));
         // Nobody else can listen while this process does.
         assert!(Attend::listen(&name).is_err());
     }

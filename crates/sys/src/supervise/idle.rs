@@ -43,11 +43,19 @@ impl Idle {
         }
     }
 
-    /// Takes in what costs nothing to know: how many clients there are and for how many seconds none of
-    /// them has sent anything, and which processes there are. Says whether it is time to ask for sessions.
-    pub(super) fn look(&mut self, clients: u32, quiet: u64, server: Pid, now: Instant) -> bool {
-        let quiet = self.options.active && quiet >= self.options.time.as_secs();
-        if (clients > 0 && !quiet) || (!self.options.alone && has_left_some(server)) {
+    /// Takes in what costs nothing to know: how many clients there are and when one last sent something, and which
+    /// processes there are. Says whether it is time to ask for sessions.
+    pub(super) fn look(
+        &mut self,
+        clients: u32,
+        heard: Option<Instant>,
+        server: Pid,
+        now: Instant,
+    ) -> bool {
+        if let Some(heard) = heard {
+            self.used(heard);
+        }
+        if (clients > 0 && !self.options.active) || (!self.options.alone && has_left_some(server)) {
             self.used(now);
             return false;
         }
@@ -126,10 +134,14 @@ mod tests {
         let mut idle = idle(false);
         let later = idle.since + Duration::from_secs(59);
         assert!(!idle.is_over(later) && idle.is_over(later + Duration::from_secs(1)));
-        assert!(!idle.look(1, 1000, server, later));
+        assert!(!idle.look(1, None, server, later));
         assert!(!idle.is_over(later + Duration::from_secs(59)));
-        assert!(idle.look(0, 0, server, later));
-        assert!(!idle.look(0, 0, server, later), "not asked at once again");
+        assert!(idle.look(0, None, server, later));
+        assert!(!idle.look(0, None, server, later), "not asked at once again");
+        // One that came and went between two looks.
+        let mut idle = self::idle(false);
+        idle.look(0, Some(later), server, later);
+        assert!(!idle.is_over(later + Duration::from_secs(59)));
     }
 
     #[test]
@@ -137,8 +149,9 @@ mod tests {
         let server = getpid();
         for (active, over) in [(false, false), (true, true)] {
             let mut idle = idle(active);
-            let later = idle.since + Duration::from_secs(60);
-            idle.look(1, 60, server, later);
+            let begin = idle.since;
+            let later = begin + Duration::from_secs(60);
+            idle.look(1, Some(begin), server, later);
             assert_eq!(idle.is_over(later), over, "{active}");
         }
     }

@@ -292,7 +292,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         };
         let now = Instant::now();
-        let due = idle.look(attend.clients(), attend.quiet().unwrap_or(0), self.server, now);
+        let due = idle.look(attend.clients(), attend.heard(), self.server, now);
         if due {
             match self.sessions(&idle) {
                 Ok(Some((false, None))) => {}
