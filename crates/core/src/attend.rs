@@ -17,6 +17,10 @@ pub fn socket_name(instance: &InstanceName) -> String {
     format!("opencode-instances/supervisor/{instance}")
 }
 
+/// The exit status of a supervisor to which a proxy came when it had told systemd that it ends: for systemd
+/// the server may have been there still when the client asked for it. It is `EX_TEMPFAIL` of sysexits.h.
+pub const COMES_BACK: u8 = 75;
+
 /// What the supervisor tells the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {

@@ -450,7 +450,8 @@ mod tests {
             steps[0],
             "stop opencode-dns@a.socket opencode-listen@a.socket opencode-a.service \
             opencode-dns@a.service opencode-events@a.service opencode-listen@a.service \
-            opencode-net@a.service"
+            opencode-net@a.service \
+             opencode-refusal@a.service"
         );
         assert!(steps.contains(&"remove /etc/systemd/system/opencode-a.service".to_owned()));
         assert_eq!(steps.last().map(String::as_str), Some("daemon-reload"));

@@ -25,7 +25,7 @@ pub enum Error {
 }
 
 /// Writes why the server of an instance does not come, if it does not. Without the directory there is no
-/// namespace, and so no proxy to read it.
+/// namespace, and so no proxy to read it: then those that wait at the listener are refused.
 ///
 /// # Errors
 ///
@@ -34,9 +34,21 @@ pub fn tell(program: &str, record: &Record) -> Result<(), Error> {
     let Some(words) = status::refusal(program, record)? else { return Ok(()) };
     let path = PathBuf::from(Names(&record.name).failure());
     match replace(&path, &notify::one_line(&words, MAX)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(refuse(program, record)?),
         result => result.map_err(|source| Error::Write(path, source)),
     }
+}
+
+/// Closes the listener, and with it every connection that nobody has accepted, and opens it again.
+fn refuse(program: &str, record: &Record) -> Result<(), systemctl::Error> {
+    let names = Names(&record.name);
+    let (socket, proxy) = (names.socket(), names.proxy());
+    let shown = systemctl::show_by(program, std::slice::from_ref(&socket), &["ActiveState"])?;
+    if shown.iter().any(|unit| unit.get("ActiveState").is_some_and(|state| state == "active")) {
+        systemctl::run(program, &["stop", "--", &socket, &proxy])?;
+        systemctl::run(program, &["start", "--", &socket])?;
+    }
+    Ok(())
 }
 
 /// Puts a file there whole, so that whoever looks for it sees it come.

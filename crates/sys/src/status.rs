@@ -79,6 +79,8 @@ const PROPERTIES: &[&str] = &[
     "NRestarts",
     "ExecMainCode",
     "ExecMainStatus",
+    "ExecMainStartTimestampMonotonic",
+    "ActiveEnterTimestampMonotonic",
     "LoadState",
     "AssertResult",
     "AssertTimestampMonotonic",
@@ -111,7 +113,8 @@ fn own_units(record: &Record) -> [String; 6] {
     [units.main(), units.setup(), units.judge(), units.net(), units.sockets(), units.places()]
 }
 
-/// Why the server of an instance does not come; `None` where it is there, or is being started.
+/// Why the server of an instance does not come; `None` where it is there, or is being started, or was there
+/// and comes back.
 ///
 /// # Errors
 ///
@@ -120,8 +123,12 @@ pub fn refusal(program: &str, record: &Record) -> Result<Option<String>, systemc
     let units = systemctl::show_by(program, &own_units(record), PROPERTIES)?;
     let [main, setup, judge, net, sockets, places] = units.as_slice() else { return Ok(None) };
     let state = state_of(main, setup, sockets, places);
-    if matches!(state, State::Running | State::Starting | State::Stopping) {
-        return Ok(None);
+    let when = |name| text(main, name).parse::<u64>().unwrap_or(0);
+    let was_there = when("ActiveEnterTimestampMonotonic") > when("ExecMainStartTimestampMonotonic");
+    match state {
+        State::Running | State::Starting | State::Stopping => return Ok(None),
+        State::Restarting if was_there => return Ok(None),
+        _ => {}
     }
     let words = reason(record, state, [main, setup, judge, net, sockets, places]);
     Ok(Some(if words.is_empty() { "its start failed".to_owned() } else { words }))

@@ -37,13 +37,7 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         .set_why(
             "Wants",
             Value::words([names.main()]),
-            "with the next line: a client starts the server, also one that comes while it ends",
-        )
-        .set("Upholds", Value::words([names.main()]))
-        .set_why(
-            "Before",
-            Value::words([names.main()]),
-            "a start that fails at once fails when the proxy is there to tell",
+            "a client starts the server, also while it ends; meanwhile the proxy holds it",
         )
         .set_why(
             "PartOf",

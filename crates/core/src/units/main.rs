@@ -1,5 +1,6 @@
 //! `opencode-NAME.service`: the server under its supervisor, in the full sandbox.
 
+use crate::attend::COMES_BACK;
 use crate::dialect;
 use crate::facts::HostFacts;
 use crate::guard;
@@ -71,7 +72,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
             }),
             "systemd loses track of process 1 of a PID namespace and would kill it without grace",
         )
-        .extend([restart(instance)])
+        .extend(restart(instance))
         .set("RestartSec", Value::word("250ms"))
         .set("TimeoutStartSec", Value::Number(120))
         .set("TimeoutStopSec", Value::Number(10))
@@ -142,12 +143,18 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
 }
 
 /// A server that ends because nobody uses it is started by the next client.
-fn restart(instance: &Instance) -> Entry {
-    if instance.is_on_demand() {
-        let why = "one that nobody uses ends with status 0, and the next client starts it";
-        return Entry::new("Restart", Value::word("on-failure")).because(why);
+fn restart(instance: &Instance) -> Vec<Entry> {
+    if !instance.is_on_demand() {
+        return vec![Entry::new("Restart", Value::word("always"))];
     }
-    Entry::new("Restart", Value::word("always"))
+    let again = || Value::Number(COMES_BACK.into());
+    vec![
+        Entry::new("Restart", Value::word("on-failure"))
+            .because("one that nobody uses ends with status 0, and the next client starts it"),
+        Entry::new("RestartForceExitStatus", again())
+            .because("with the next line: one to which a client came while it ended"),
+        Entry::new("SuccessExitStatus", again()),
+    ]
 }
 
 /// So many starts are too many in the time of the limit.

@@ -14,8 +14,8 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Description", description("Refusal", &instance.name))
         .set_why(
             "After",
-            Value::words([names.main()]),
-            "it looks when the start is done, and says nothing where it went well",
+            Value::words([names.main(), names.proxy()]),
+            "it looks when the start is done and the proxy listens, and says nothing where it went well",
         )
         .set_why("StartLimitIntervalSec", Value::Number(0), "it runs as often as a start can fail");
     let argv = [facts.engine.as_str(), "refusal", instance.name.as_str()];

@@ -199,7 +199,7 @@ pub(crate) const ROWS: &[Row] = &[
         meanwhile: CLIENTS,
         change: log_level,
         decides: "restart blue",
-        happens: "-listen@blue.service -blue +setup@blue +blue +listen@blue.service",
+        happens: "-listen@blue.service -blue +setup@blue +blue +refusal@blue +listen@blue.service",
         agent: Some(Became::Again),
         ..NOTHING
     },

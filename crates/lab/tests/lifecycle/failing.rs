@@ -30,7 +30,7 @@ fn failing_starts_refuse_clients_and_keep_the_port() {
     an_invalid_configuration(&machine);
 }
 
-/// Opens a hundred connections one after the other; each must be closed, not left waiting.
+/// Opens a hundred connections one after the other; each must be told or closed, not left waiting.
 ///
 /// Most find a start that has just failed. One that starts the real server waits for its failure.
 const KNOCK: &str = r"
@@ -41,7 +41,8 @@ for _ in range(100):
     try:
         client = socket.create_connection(('127.0.0.1', 4101), 20)
         client.sendall(b'GET /config HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n')
-        assert client.recv(4096) == b'', 'somebody answered'
+        answer = client.recv(4096)
+        assert answer == b'' or answer.startswith(b'HTTP/1.1 503 '), answer
     except ConnectionError:
         pass
     slowest = max(slowest, time.monotonic() - began)

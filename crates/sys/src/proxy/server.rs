@@ -67,6 +67,8 @@ impl Side {
 enum Phase {
     /// They are held.
     Waiting,
+    /// The server was there and is not: they wait at the listener, for this proxy may be restarted with it.
+    Lost,
     /// They are connected.
     Ready,
     /// Nothing is accepted; it ends when the supervisor does.
@@ -489,11 +491,12 @@ impl<'a> Proxy<'a> {
     /// The server does not take a held one: unless it is gone, which its supervisor then tells, the client learns so.
     fn refused(&mut self, key: Key, now: Instant) {
         self.listen_to_supervisor(now);
+        let misses = self.misses();
         let Some(connection) = self.table.get_mut(key).filter(|one| one.is_held()) else { return };
         let first = *connection.refused.get_or_insert(now);
         // The supervisor learns of the end a moment later than who connects.
         let soon = self.link.is_some() && now.saturating_duration_since(first) < GONE;
-        if self.phase == Phase::Waiting || (soon && self.phase == Phase::Ready) {
+        if misses || (soon && self.phase == Phase::Ready) {
             connection.since = now;
             if self.phase == Phase::Ready {
                 self.paused = Some(now + PAUSE);
@@ -560,7 +563,7 @@ impl<'a> Proxy<'a> {
     fn fail(&mut self, now: Instant) {
         // The supervisor is gone before its failure is written.
         self.listen_to_supervisor(now);
-        if self.phase != Phase::Waiting {
+        if !self.misses() {
             return;
         }
         for place in 0..self.listeners.len() {
@@ -583,7 +586,7 @@ impl<'a> Proxy<'a> {
 
     fn supervisor_left(&mut self, now: Instant) {
         self.phase = match self.phase {
-            Phase::Ready => Phase::Waiting,
+            Phase::Ready => Phase::Lost,
             Phase::Drained => Phase::ending(now, Duration::ZERO),
             Phase::Stopping => Phase::ending(now, self.options.grace),
             other => other,
@@ -591,8 +594,9 @@ impl<'a> Proxy<'a> {
     }
 
     fn order(&mut self, order: Order, now: Instant) {
-        let serves = matches!(self.phase, Phase::Waiting | Phase::Ready | Phase::Drained);
+        let serves = self.misses() || matches!(self.phase, Phase::Ready | Phase::Drained);
         match order {
+            Order::Starting if self.phase == Phase::Ready => self.phase = Phase::Lost,
             Order::Starting if serves => self.phase = Phase::Waiting,
             Order::Ready if serves => {
                 self.phase = Phase::Ready;
@@ -686,7 +690,7 @@ impl<'a> Proxy<'a> {
                 self.cut(key);
             }
         }
-        if self.wants_supervisor()
+        if self.misses()
             && let Some(link) = &mut self.link
             && link.look(now, self.waiting > 0)
             && let Some(fd) = link.fd()
@@ -696,9 +700,9 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    /// Whether the supervisor is missed.
-    fn wants_supervisor(&self) -> bool {
-        self.phase == Phase::Waiting
+    /// Whether the server is missed.
+    fn misses(&self) -> bool {
+        matches!(self.phase, Phase::Waiting | Phase::Lost)
     }
 
     /// Says to the supervisor and to the service manager what there is to say.
@@ -722,7 +726,7 @@ impl<'a> Proxy<'a> {
     fn words(&self) -> String {
         let count = self.table.len();
         match self.phase {
-            Phase::Waiting => format!("waits for the server; {count} connections"),
+            Phase::Waiting | Phase::Lost => format!("waits for the server; {count} connections"),
             Phase::Ready => format!("{count} connections"),
             Phase::Drained => "accepts nothing: the server is idle and about to end".to_owned(),
             Phase::Stopping | Phase::Ending { .. } => format!("ends; {count} connections"),
@@ -745,7 +749,7 @@ impl<'a> Proxy<'a> {
         let count = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
         let link = self.link.as_ref();
         let wakes = [
-            link.filter(|_| self.wants_supervisor()).and_then(Link::retry_at),
+            link.filter(|_| self.misses()).and_then(Link::retry_at),
             link.and_then(|link| link.report_at(count)),
             self.held.wake(),
             self.answering.wake(),

@@ -117,9 +117,14 @@ impl Attend {
         }
     }
 
-    /// Whether every one of those is gone.
+    /// Whether one of those is there still.
+    pub(super) fn has_drained(&self) -> bool {
+        self.proxies.iter().any(|proxy| proxy.answer == Some(Report::Drained))
+    }
+
+    /// Whether there is no proxy.
     pub(super) fn is_alone(&self) -> bool {
-        !self.proxies.iter().any(|proxy| proxy.answer == Some(Report::Drained))
+        self.proxies.is_empty()
     }
 
     /// How many clients there are.

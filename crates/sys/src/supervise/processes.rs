@@ -170,7 +170,7 @@ mod tests {
     fn a_name_cannot_forge_fields() {
         let stat = b"7 (a) R 1 (\xff) T 3 7 7 0 -1 0 0 0 0 0 11 31 0 0 20 0 1 0 5 6";
         let process = Process::parse(stat).unwrap();
-        assert_eq!(process, Process { pid: 7, parent: 3, state: b'T', ticks: 42 });
+        assert_eq!(process, Process { pid: 7, parent: 3, state: b'T', terminal: 0, ticks: 42 });
         assert!(process.is_stopped());
         for cut in 0..stat.len() {
             let _ = Process::parse(&stat[..cut]);
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_tree_is_found_and_a_loop_ends() {
-        let process = |pid, parent| Process { pid, parent, state: b'S', ticks: 1 };
+        let process = |pid, parent| Process { pid, parent, state: b'S', terminal: 0, ticks: 1 };
         let all = vec![process(9, 1), process(3, 2), process(4, 3), process(2, 1), process(8, 7)];
         let mut found: Vec<i32> = below(2, all).iter().map(|process| process.pid).collect();
         found.sort_unstable();

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use instances_core::attend::Order;
+use instances_core::attend::{COMES_BACK, Order};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
@@ -55,6 +55,8 @@ const UNGUARDED: &str = "this opencode does not load the plugin on which enforce
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long systemd may take to hear of the end of a server that nobody uses, and the proxies to end.
 const PROXIES: Duration = Duration::from_secs(2);
+/// How long a proxy may take to come that systemd started before it knew of the end.
+const LATE: Duration = Duration::from_millis(500);
 /// The most orphans that are reaped at once.
 const REAP_PER_TURN: u32 = 1024;
 
@@ -359,15 +361,25 @@ impl<'a> Session<'a> {
 
     /// Has systemd know that the server ends, and then the proxies: a client that comes from then on is a new
     /// proxy's, for which systemd starts the server anew.
-    fn leave(&mut self) {
+    ///
+    /// True if there was no proxy. One that comes now may have been started when systemd took this server for one
+    /// that stays.
+    fn leave(&mut self) -> bool {
+        let alone = self.attend.as_ref().is_none_or(Attend::is_alone);
         self.notifier.stopping("nobody uses the server");
         self.notifier.barrier(PROXIES);
-        let Some(attend) = &mut self.attend else { return };
+        let Some(attend) = &mut self.attend else { return alone };
         attend.leave();
-        let end = Instant::now() + PROXIES;
-        while Instant::now() < end && !self.attend.as_ref().is_none_or(Attend::is_alone) {
+        let end = Instant::now() + if alone { LATE } else { PROXIES };
+        while Instant::now() < end && (alone || !self.is_left()) {
             let _ = self.turn(end);
         }
+        alone
+    }
+
+    /// Whether the proxies that take nobody more are gone.
+    fn is_left(&self) -> bool {
+        self.attend.as_ref().is_none_or(|attend| !attend.has_drained())
     }
 
     /// Sends one request and waits for its result, while everything else goes on.
@@ -442,9 +454,11 @@ impl<'a> Session<'a> {
                 ("stopped".to_owned(), 0)
             }
             End::Idle => {
-                self.leave();
+                let alone = self.leave();
                 self.end_server(Signal::TERM);
-                ("idle: the next client starts the server".to_owned(), 0)
+                let came = self.attend.as_ref().is_some_and(|attend| !attend.is_alone());
+                let code = if alone && came { COMES_BACK } else { 0 };
+                ("idle: the next client starts the server".to_owned(), code)
             }
             End::Ended(exit) => {
                 // Who comes now waits for the next start.
