@@ -106,6 +106,7 @@ pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
 /// specification.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the record")]
 struct Record<'a> {
     version: u32,
     generation: String,

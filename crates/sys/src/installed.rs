@@ -71,6 +71,7 @@ struct Pending {
 /// The record that is installed with each instance.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the record")]
 pub struct Record {
     /// The format's version.
     pub version: u32,

@@ -28,7 +28,7 @@ const GROUPS: &str = "/sys/fs/cgroup";
 /// How long the supervisor waits: everything is prepared when it starts.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the supervisor may take to come, after all that systemd does for it.
-const WAIT: Duration = Duration::from_secs(120);
+const WAIT: Duration = Duration::from_mins(2);
 /// How long a server that ends may take: longer than systemd leaves it.
 const END: Duration = Duration::from_secs(20);
 /// How long a place may be missing: somebody may be about to replace it.

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn idle(active: bool) -> Idle {
-        let options = options::Idle { time: Duration::from_secs(60), active, alone: true };
+        let options = options::Idle { time: Duration::from_mins(1), active, alone: true };
         Idle::new(options, Instant::now())
     }
 
@@ -150,7 +150,7 @@ mod tests {
         for (active, over) in [(false, false), (true, true)] {
             let mut idle = idle(active);
             let begin = idle.since;
-            let later = begin + Duration::from_secs(60);
+            let later = begin + Duration::from_mins(1);
             idle.look(1, Some(begin), server, later);
             assert_eq!(idle.is_over(later), over, "{active}");
         }

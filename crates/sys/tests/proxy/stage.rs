@@ -336,10 +336,6 @@ impl Supervisor {
         assert!(readable(&self.0, PATIENCE), "no proxy connects");
         Link(accept_with(&self.0, SocketFlags::CLOEXEC).unwrap())
     }
-
-    pub(crate) fn is_left_alone(&self) -> bool {
-        !readable(&self.0, Duration::from_millis(300))
-    }
 }
 
 fn readable(fd: &OwnedFd, patience: Duration) -> bool {

@@ -114,7 +114,6 @@ pub(crate) fn crash() {
             for stream in &mut streams {
                 answered(stream, b"the server lives on");
             }
-            assert!(supervisor.is_left_alone(), "nobody waits");
         } else {
             // As the supervisor's end is seen after the next client came, or before.
             thread::sleep(Duration::from_millis(round));
