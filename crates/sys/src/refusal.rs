@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use instances_core::units::Names;
+use tempfile::NamedTempFile;
 
 use crate::installed::Record;
 use crate::{notify, status, systemctl};
@@ -25,7 +26,7 @@ pub enum Error {
 }
 
 /// Writes why the server of an instance does not come, if it does not. Without the directory there is no
-/// namespace, and so no proxy to read it: then those that wait at the listener are refused.
+/// namespace, and so no proxy to read it.
 ///
 /// # Errors
 ///
@@ -33,28 +34,22 @@ pub enum Error {
 pub fn tell(program: &str, record: &Record) -> Result<(), Error> {
     let Some(words) = status::refusal(program, record)? else { return Ok(()) };
     let path = PathBuf::from(Names(&record.name).failure());
-    match replace(&path, &notify::one_line(&words, MAX)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(refuse(program, record)?),
-        result => result.map_err(|source| Error::Write(path, source)),
-    }
-}
-
-/// Closes the listener, and with it every connection that nobody has accepted, and opens it again.
-fn refuse(program: &str, record: &Record) -> Result<(), systemctl::Error> {
-    let names = Names(&record.name);
-    let (socket, proxy) = (names.socket(), names.proxy());
-    let shown = systemctl::show_by(program, std::slice::from_ref(&socket), &["ActiveState"])?;
-    if shown.iter().any(|unit| unit.get("ActiveState").is_some_and(|state| state == "active")) {
-        systemctl::run(program, &["stop", "--", &socket, &proxy])?;
-        systemctl::run(program, &["start", "--", &socket])?;
+    let failed = |source| Error::Write(path.clone(), source);
+    let new = match line(&path, &notify::one_line(&words, MAX)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        new => new.map_err(failed)?,
+    };
+    // The next start may have begun meanwhile: its clients wait for that one.
+    if status::refusal(program, record)?.is_some() {
+        new.persist(&path).map_err(|error| failed(error.error))?;
     }
     Ok(())
 }
 
-/// Puts a file there whole, so that whoever looks for it sees it come.
-fn replace(path: &Path, line: &str) -> io::Result<()> {
-    let mut new = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
-    writeln!(new, "{line}")?;
+/// The file beside its place, so that it comes there whole.
+fn line(path: &Path, words: &str) -> io::Result<NamedTempFile> {
+    let mut new = NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    writeln!(new, "{words}")?;
     new.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-    new.persist(path).map(drop).map_err(|error| error.error)
+    Ok(new)
 }

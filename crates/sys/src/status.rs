@@ -130,8 +130,18 @@ pub fn refusal(program: &str, record: &Record) -> Result<Option<String>, systemc
         State::Restarting if was_there => return Ok(None),
         _ => {}
     }
+    // What a server said that has ended since is not why the next one does not come.
+    let state = if state == State::Stopped { State::Idle } else { state };
     let words = reason(record, state, [main, setup, judge, net, sockets, places]);
-    Ok(Some(if words.is_empty() { "its start failed".to_owned() } else { words }))
+    let unknown = || {
+        format!("a unit that it needs failed; `systemctl status {}` says which", text(main, "Id"))
+    };
+    Ok(Some(if words.is_empty() { unknown() } else { words }))
+}
+
+/// Whether a unit is being started, and has not failed before it starts again.
+fn is_starting(unit: &Properties) -> bool {
+    text(unit, "ActiveState") == "activating" && !text(unit, "SubState").starts_with("auto-restart")
 }
 
 /// What the units of a server say together.
@@ -144,9 +154,7 @@ fn state_of(
     match state(text(main, "ActiveState"), text(main, "SubState")) {
         // The start of the server waits for them.
         State::Stopped | State::Failed
-            if [setup, sockets, places]
-                .iter()
-                .any(|unit| text(unit, "ActiveState") == "activating") =>
+            if [setup, sockets, places].iter().any(|unit| is_starting(unit)) =>
         {
             State::Starting
         }

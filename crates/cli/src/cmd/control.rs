@@ -17,7 +17,7 @@ pub(crate) fn start(args: &args::Names) -> Outcome {
 }
 
 pub(crate) fn stop(args: &args::Names) -> Outcome {
-    verb("stop", args, |names| names.all().to_vec())
+    verb("stop", args, |names| [&[names.refusal()], &names.all()[..]].concat())
 }
 
 pub(crate) fn restart(args: &args::Names) -> Outcome {

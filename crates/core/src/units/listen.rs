@@ -59,7 +59,7 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         .set_why(
             "Restart",
             Value::word("on-failure"),
-            "with the next line: without its namespace it fails, and clients wait for that",
+            "with the next line: without its namespace it fails, and clients wait until there is one",
         )
         .set("RestartSec", Value::Number(2))
         .set("SyslogIdentifier", Value::words([format!("opencode-listen@{}", instance.name)]))

@@ -41,8 +41,8 @@ fn unit_section(instance: &Instance) -> Section {
         .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
         .extend(sandbox::mounts(instance))
+        .set("StartLimitIntervalSec", Value::Number(60))
         .extend([start_limit(instance)])
-        .set("StartLimitBurst", Value::Number(STARTS))
         .set_why(
             "OnFailure",
             Value::words([names.refusal()]),
@@ -157,18 +157,14 @@ fn restart(instance: &Instance) -> Vec<Entry> {
     ]
 }
 
-/// So many starts are too many in the time of the limit.
-const STARTS: u64 = 5;
-
-/// In which time: clients that come and go must not use them up.
+/// How many starts in a minute are too many: clients that come and go must not use them up.
 fn start_limit(instance: &Instance) -> Entry {
-    let entry = |seconds| Entry::new("StartLimitIntervalSec", Value::Number(seconds));
-    let (usual, often) = (60, u64::from(instance.idle_timeout) * (STARTS - 2));
-    if instance.is_on_demand() && often < usual {
+    let entry = |starts| Entry::new("StartLimitBurst", Value::Number(starts));
+    if instance.is_on_demand() && instance.idle_timeout < 60 {
         let why = "a server that ends whenever nobody uses it may start more often";
-        return entry(often).because(why);
+        return entry(5 + u64::from(60 / instance.idle_timeout.max(1))).because(why);
     }
-    entry(usual)
+    entry(5)
 }
 
 /// Where the server starts. Bun, which opencode is built with, resolves optional modules from there

@@ -92,10 +92,21 @@ fn a_broken_policy(machine: &Machine) {
     let output = engine(machine, "start web");
     assert_eq!(output.code(), 1, "{output}");
     assert!(output.stderr.contains("opencode-net@web.service failed"), "{output}");
-    knock(machine);
+    // Without a namespace there is no proxy: who comes waits for both.
+    let waits = "systemd-run --unit=waits --property=RemainAfterExit=yes --property=StandardOutput=file:/root/waited \
+                 curl --silent --max-time 60 --write-out '%{http_code}' --output /dev/null http://127.0.0.1:4101/";
+    sh(machine, waits);
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(
+        sh(machine, "cat /root/waited; systemctl show --value --property=SubState waits"),
+        "running"
+    );
+    assert_eq!(property(machine, SOCKET, "ActiveState"), "active");
     assert_eq!(sh(machine, "ip netns list"), "", "an unproven policy has no namespace");
     sh(machine, &format!("cp /root/rules {rules}"));
     // Nobody touches a unit: traffic alone starts it.
+    let answered = |machine: &Machine| Ok(sh(machine, "cat /root/waited") == "401");
+    machine.wait_until("who waited is answered", SOON * 3, answered).unwrap();
     wait_until_served(machine, "web", SOON);
     assert_eq!(property(machine, NET, "ActiveState"), "active");
     assert_healthy(machine, "web");

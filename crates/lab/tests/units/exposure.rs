@@ -21,6 +21,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-dns@web.service", 10),
     ("opencode-events@web.service", 7),
     ("opencode-sockets@web.service", 36),
+    ("opencode-refusal@web.service", 8),
     ("opencode-host@addresses.service", 17),
     ("opencode-judge@files.service", 8),
     ("opencode-places@files.service", 39),
@@ -50,6 +51,7 @@ const ABOVE: &[&str] = &[
     "opencode-host",
     "opencode-judge",
     "opencode-places",
+    "opencode-refusal",
     "opencode-secrets",
     "opencode-hostport",
 ];

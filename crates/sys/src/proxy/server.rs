@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client or server has everything that came before the other one's reset.
 const LINGER: Duration = Duration::from_millis(100);
+/// How long a server that was there may take to come back: longer than its start may take.
+const LOST: Duration = Duration::from_mins(3);
 /// For how long a server may refuse a client that its supervisor says is ready: then it lives, and does not listen.
 const GONE: Duration = Duration::from_secs(2);
 /// How long at the end there is at least for answers, and for what a server sent that has ended.
@@ -108,6 +110,8 @@ pub(super) struct Proxy<'a> {
     answering: Deadlines,
     dying: Deadlines,
     lingering: Deadlines,
+    /// Since when the server is lost, and no supervisor there.
+    lost: Option<Instant>,
     /// Until when nothing is opened.
     paused: Option<Instant>,
     /// When a client last sent something.
@@ -154,6 +158,7 @@ impl<'a> Proxy<'a> {
             answering: Deadlines::new(ANSWER),
             dying: Deadlines::new(TAKES),
             lingering: Deadlines::new(LINGER),
+            lost: None,
             paused: None,
             heard: now,
             notifier: Notifier::new(options.notify_socket.as_deref(), false),
@@ -636,7 +641,13 @@ impl<'a> Proxy<'a> {
         let Some(link) = &self.link else { return };
         if busy {
             link.send(Report::Busy);
-        } else if link.send(Report::Drained) && self.phase != Phase::Stopping {
+            return;
+        }
+        // Who came and went since the last report is told before.
+        let count = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
+        let quiet = now.saturating_duration_since(self.heard).as_secs();
+        let told = link.send(Report::Connections { count, quiet }) && link.send(Report::Drained);
+        if told && self.phase != Phase::Stopping {
             self.phase = Phase::Drained;
         }
     }
@@ -651,8 +662,18 @@ impl<'a> Proxy<'a> {
                 }
             }
         }
+        let alone = self.misses() && self.link.as_ref().is_some_and(|link| link.fd().is_none());
+        if !alone || self.phase != Phase::Lost {
+            self.lost = None;
+        } else if now.saturating_duration_since(*self.lost.get_or_insert(now)) >= LOST {
+            // Nobody starts the server for this proxy any more, but for a new one.
+            self.phase = Phase::ending(now, self.options.grace);
+        }
         while let Some((since, key)) = self.held.expired(now) {
             if self.table.get(key).is_some_and(|one| one.is_held() && one.since == since) {
+                if alone {
+                    self.phase = Phase::ending(now, self.options.grace.max(ANSWER));
+                }
                 let text = unavailable(self.options.instance.as_deref(), Why::Starting);
                 self.dismiss(key, text, now);
             }

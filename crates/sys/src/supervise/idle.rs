@@ -22,13 +22,13 @@ pub(super) struct Idle {
     since: Instant,
     /// When sessions are to be looked at again.
     next: Instant,
-    /// When the server was started: a session that nobody touched since then does not work.
-    began: SystemTime,
+    /// When the server was started, by both clocks: a session that nobody touched since then does not work.
+    began: (SystemTime, Instant),
 }
 
 impl Idle {
     pub(super) fn new(options: options::Idle, now: Instant) -> Self {
-        Self { options, since: now, next: now, began: SystemTime::now() }
+        Self { options, since: now, next: now, began: (SystemTime::now(), now) }
     }
 
     /// Somebody uses it.
@@ -82,11 +82,14 @@ impl Idle {
     pub(super) fn recent(&self, answer: &[u8]) -> Option<(Option<Duration>, BTreeSet<String>)> {
         let sessions: Vec<Value> = serde_json::from_slice(answer).ok()?;
         let (mut last, mut directories) = (None, BTreeSet::new());
+        // Somebody may have set the clock meanwhile, forward or back.
+        let (began, age) = (self.began.0, self.began.1.elapsed());
+        let began = SystemTime::now().checked_sub(age).map_or(began, |by_now| began.min(by_now));
         for session in sessions.iter().take(SESSIONS) {
             let updated = session.get("time")?.get("updated")?.as_u64()?;
             let updated = SystemTime::UNIX_EPOCH + Duration::from_millis(updated);
             // A session says when it began to work, not that it still does.
-            if updated + Duration::from_secs(1) >= self.began {
+            if updated + Duration::from_secs(1) >= began {
                 let ago = updated.elapsed().unwrap_or_default();
                 last = Some(last.map_or(ago, |last: Duration| last.min(ago)));
                 directories.insert(session.get("directory")?.as_str()?.to_owned());

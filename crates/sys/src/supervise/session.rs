@@ -277,6 +277,9 @@ impl<'a> Session<'a> {
             spare(self.server);
             let words = self.serving();
             self.notifier.status(&words);
+            if self.is_idle()? {
+                return Err(End::Idle);
+            }
         }
     }
 
@@ -312,11 +315,21 @@ impl<'a> Session<'a> {
         if !over {
             return Ok(false);
         }
-        let drained = self.drain_proxies(quiet)?;
-        if !drained && let Some(idle) = &mut self.idle {
-            idle.used(Instant::now());
+        if !self.drain_proxies(quiet)? {
+            if let Some(idle) = &mut self.idle {
+                idle.used(Instant::now());
+            }
+            return Ok(false);
         }
-        Ok(drained)
+        // A client that came and went while the sessions were asked for may have left one that works.
+        let heard = self.attend.as_ref().and_then(Attend::heard);
+        let Some(idle) = &mut self.idle else { return Ok(false) };
+        heard.into_iter().for_each(|heard| idle.used(heard));
+        let over = idle.is_over(Instant::now());
+        if !over {
+            self.tell(Order::Ready);
+        }
+        Ok(over)
     }
 
     /// Whether a session works, and how long ago one was last touched; `None` where the server does not say.
