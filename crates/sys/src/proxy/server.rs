@@ -39,6 +39,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(100);
 /// How long a server that was there may take to come back: longer than its start may take.
 const LOST: Duration = Duration::from_mins(3);
+/// How long after a failed start the next one has to wait: until who told of it is gone, and can come again.
+const TOLD: Duration = Duration::from_millis(500);
 /// For how long a server may refuse a client that its supervisor says is ready: then it lives, and does not listen.
 const GONE: Duration = Duration::from_secs(2);
 /// How long at the end there is at least for answers, and for what a server sent that has ended.
@@ -110,6 +112,8 @@ pub(super) struct Proxy<'a> {
     answering: Deadlines,
     dying: Deadlines,
     lingering: Deadlines,
+    /// Until when it stays although nobody is there any more.
+    stays: Option<Instant>,
     /// Since when the server is lost, and no supervisor there.
     lost: Option<Instant>,
     /// Until when nothing is opened.
@@ -158,6 +162,7 @@ impl<'a> Proxy<'a> {
             answering: Deadlines::new(ANSWER),
             dying: Deadlines::new(TAKES),
             lingering: Deadlines::new(LINGER),
+            stays: None,
             lost: None,
             paused: None,
             heard: now,
@@ -203,7 +208,9 @@ impl<'a> Proxy<'a> {
 
     fn is_over(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Ending { end, .. } => self.table.is_empty() || end <= now,
+            Phase::Ending { end, .. } => {
+                (self.table.is_empty() && self.stays.is_none_or(|then| then <= now)) || end <= now
+            }
             _ => false,
         }
     }
@@ -576,6 +583,7 @@ impl<'a> Proxy<'a> {
         }
         let reason = self.watch.as_ref().map(Watch::reason).unwrap_or_default();
         self.dismiss_held(Why::Failed(&reason), now);
+        self.stays = Some(now + TOLD);
         self.phase = Phase::ending(now, self.options.grace.max(ANSWER));
     }
 
@@ -777,6 +785,7 @@ impl<'a> Proxy<'a> {
             self.dying.wake(),
             self.lingering.wake(),
             self.paused,
+            self.stays,
             match self.phase {
                 Phase::Ending { cut, end } => Some(if cut > now { cut } else { end }),
                 _ => None,

@@ -324,7 +324,9 @@ impl<'a> Session<'a> {
         // A client that came and went while the sessions were asked for may have left one that works.
         let heard = self.attend.as_ref().and_then(Attend::heard);
         let Some(idle) = &mut self.idle else { return Ok(false) };
-        heard.into_iter().for_each(|heard| idle.used(heard));
+        if let Some(heard) = heard {
+            idle.used(heard);
+        }
         let over = idle.is_over(Instant::now());
         if !over {
             self.tell(Order::Ready);
