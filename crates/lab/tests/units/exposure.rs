@@ -48,10 +48,10 @@ const ABOVE: &[&str] = &[
     "opencode-net",
     "opencode-dns",
     "opencode-sockets",
+    "opencode-refusal",
     "opencode-host",
     "opencode-judge",
     "opencode-places",
-    "opencode-refusal",
     "opencode-secrets",
     "opencode-hostport",
 ];
