@@ -178,7 +178,7 @@ fn the_proxy_sees_only_its_own(machine: &Machine) {
                 find bin usr srv lib64 -type f -size +0; test ! -e etc/shadow";
     let seen = sh(machine, root);
     let names: Vec<&str> = seen.lines().map(name).collect();
-    assert_eq!(names, ["systemd"], "{seen}");
+    assert_eq!(names, ["opencode-instances"], "{seen}");
 }
 
 /// What NixOS writes for any entry below `systemd.services`.
