@@ -93,13 +93,6 @@ pub struct NixOs {
     pub proxy: Vec<AbsPath>,
 }
 
-impl NixOs {
-    /// The store paths that this program itself needs: both sandboxes show them.
-    pub(crate) fn engine(&self) -> impl Iterator<Item = &AbsPath> {
-        self.agent.iter().filter(|path| self.proxy.contains(path))
-    }
-}
-
 /// A dynamic loader for programs that were not built for NixOS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -140,7 +133,7 @@ impl HostFacts {
     /// Whether it is known what this program itself needs of the host.
     pub(crate) fn knows_engine(&self) -> bool {
         let engine = self.engine.as_str();
-        let among = |nixos: &NixOs| nixos.engine().any(|path| is_below(engine, path.as_str()));
+        let among = |nixos: &NixOs| nixos.proxy.iter().any(|path| is_below(engine, path.as_str()));
         self.nixos.as_ref().is_none_or(among)
     }
 

@@ -44,9 +44,23 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     machine.run(["systemctl", "stop", "opencode-plain", "opencode-places"])?.ok()?;
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
-        let bare = bare_start(&machine)?;
-        machine.run(["systemctl", "stop", "bare"])?.ok()?;
-        let one = [bare, start(&machine, "plain")?, start(&machine, "places")?];
+        let mut one = [Duration::ZERO; SERVERS.len()];
+        let mut order = [0, 1, 2];
+        // What came right before matters a little: each comes after each.
+        order.rotate_left(round % SERVERS.len());
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for server in order {
+            let time = match server {
+                0 => bare(&machine)?,
+                1 => start(&machine, "plain")?,
+                _ => start(&machine, "places")?,
+            };
+            if let Some(slot) = one.get_mut(server) {
+                *slot = time;
+            }
+        }
         if round > 0 {
             say(&format!("round {round}: {}", one.map(human).join(", ")));
             for (times, time) in all.iter_mut().zip(one) {
@@ -55,6 +69,12 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         }
     }
     report(rounds, all)
+}
+
+fn bare(machine: &Machine) -> Result<Duration> {
+    let time = bare_start(machine)?;
+    machine.run(["systemctl", "stop", "bare"])?.ok()?;
+    Ok(time)
 }
 
 fn unit(name: &str) -> String {
@@ -82,33 +102,31 @@ fn start(machine: &Machine, name: &str) -> Result<Duration> {
     Ok(time)
 }
 
-/// The middle of what each round's instance with places took longer than its other one, in milliseconds.
-fn difference(plain: &[Duration], places: &[Duration]) -> Result<f64> {
-    let differences = plain.iter().zip(places);
-    let mut differences: Vec<f64> = differences
-        .map(|(plain, places)| (places.as_secs_f64() - plain.as_secs_f64()) * 1e3)
-        .collect();
-    differences.sort_unstable_by(f64::total_cmp);
-    differences.get(differences.len() / 2).copied().context("no rounds")
+/// The middle of what is made of each round's two times, in seconds.
+fn middle(one: &[Duration], other: &[Duration], of: fn(f64, f64) -> f64) -> Result<f64> {
+    let pairs = one.iter().zip(other);
+    let mut all: Vec<f64> =
+        pairs.map(|(one, other)| of(one.as_secs_f64(), other.as_secs_f64())).collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().context("no rounds")
 }
 
 fn report(rounds: usize, all: [Vec<Duration>; 3]) -> Result<Part> {
-    let [_, plain, places] = &all;
-    let difference = difference(plain, places)?;
+    let [bare, plain, places] = &all;
+    let difference = middle(plain, places, |plain, places| (places - plain) * 1e3)?;
     let mut text = format!(
         "## What the sandbox costs at a start\n\n\
          From the order to start until `GET /config` answers after the words `listening on`, measured in the same way from outside, \
          whatever the supervisor says: a bare `opencode serve`, a transient unit without any sandbox, an instance without its \
          password, and one that shows {PLACES} places of the host (`sandbox.readOnlyPaths`) besides. They take turns in one machine, \
-         {rounds} rounds each, after a round that is not counted. The ratio is that of the medians.\n\n\
+         {rounds} rounds each, after a round that is not counted. A server's own start takes now more and now less, so the ratio is \
+         the median of those within a round.\n\n\
          | server | min | median | max | ratio |\n|---|---|---|---|---|\n"
     );
     let mut data = serde_json::Map::new();
-    let mut base = None;
-    for (server, times) in SERVERS.iter().zip(all) {
-        let spread = Spread::of(times)?;
-        let median = spread.median.as_secs_f64();
-        let ratio = median / *base.get_or_insert(median);
+    let ratios = all.each_ref().map(|times| middle(bare, times, |bare, time| time / bare));
+    for ((server, times), ratio) in SERVERS.iter().zip(all).zip(ratios) {
+        let (spread, ratio) = (Spread::of(times)?, ratio?);
         text.push_str(&format!("| {server} | {} | {ratio:.3} |\n", spread.cells()));
         data.insert((*server).to_owned(), json!({ "spread": spread.data(), "ratio": ratio }));
     }

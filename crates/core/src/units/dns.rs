@@ -92,7 +92,7 @@ pub(super) fn service(instance: &Instance, facts: &HostFacts, network: &str) -> 
         .set("MemoryMax", Value::word("32M"))
         .set("TasksMax", Value::Number(16))
         .extend(sandbox::without_homes())
-        .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
+        .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .set_why(
             "BindReadOnlyPaths",
             Value::bind(&names.network()),

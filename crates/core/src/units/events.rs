@@ -67,7 +67,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             Value::word("capset"),
             "one of the privileged calls: the one that gives the capability up",
         )
-        .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
+        .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .set_why(
             "BindReadOnlyPaths",
             Value::bind("/run/systemd/notify"),

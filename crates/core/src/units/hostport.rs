@@ -93,7 +93,7 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
         )
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::without_homes())
-        .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
+        .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .extend(proxy::readiness())
         .extend(switch::helper(facts));
     Unit { name: names.host_port(port), sections: vec![unit, service] }

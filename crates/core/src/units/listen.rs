@@ -72,7 +72,7 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
         )
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::without_homes())
-        .extend(sandbox::empty_root(instance, facts, Programs::Proxy))
+        .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .extend(proxy::readiness())
         .set_why(
             "BindReadOnlyPaths",

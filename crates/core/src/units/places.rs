@@ -287,7 +287,7 @@ mod tests {
         let path = |name: &str| AbsPath::new(&format!("/nix/store/{name}")).unwrap();
         let agent = (0..20).map(|number| path(&format!("{number}-tool")));
         let agent: Vec<_> = agent.chain([path("e-engine"), path("g-glibc")]).collect();
-        let proxy = vec![path("e-engine"), path("g-glibc"), path("s-systemd")];
+        let proxy = vec![path("e-engine"), path("g-glibc")];
         let mut facts = HostFacts {
             engine: path("e-engine/bin/engine"),
             nixos: Some(crate::facts::NixOs { agent, proxy, ..Default::default() }),

@@ -171,10 +171,8 @@ const ETC: &[&str] = &[
 pub(crate) enum Programs {
     /// The server's, its tools' and the operator's.
     Agent,
-    /// The proxy's alone, where the host can tell them apart.
-    Proxy,
     /// This program's alone, where the host can tell them apart.
-    Engine,
+    Own,
 }
 
 /// An empty root with the system's programs in it.
@@ -182,6 +180,17 @@ pub(crate) enum Programs {
 /// A directory of its own and not `TemporaryFileSystem=/`: `ProtectSystem=strict` claims `/` too,
 /// and systemd then drops the file system without a word and shows the whole host.
 pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Programs) -> Vec<Entry> {
+    let mut entries = root(instance, facts, programs);
+    entries.push(why(
+        "InaccessiblePaths",
+        Value::word(HARDWARE),
+        "the host's devices and network links, which /sys shows to every namespace",
+    ));
+    entries
+}
+
+/// The same for a program of ours that nobody reaches: nothing is hidden that only an agent must not see.
+pub(crate) fn root(instance: &Instance, facts: &HostFacts, programs: Programs) -> Vec<Entry> {
     let names = Names(&instance.name);
     let mut entries = vec![
         entry("RootDirectory", Value::words([names.root()])),
@@ -205,11 +214,6 @@ pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Progr
     if programs == Programs::Agent {
         entries.extend(tools(instance, facts));
     }
-    entries.push(why(
-        "InaccessiblePaths",
-        Value::word(HARDWARE),
-        "the host's devices and network links, which /sys shows to every namespace",
-    ));
     entries
 }
 
@@ -236,8 +240,7 @@ fn store(instance: &Instance, nixos: &NixOs, programs: Programs) -> Vec<Entry> {
         // All of it is shown, see `tools`.
         Programs::Agent if instance.shows_store() => Vec::new(),
         Programs::Agent => nixos.agent.iter().collect(),
-        Programs::Proxy => nixos.proxy.iter().collect(),
-        Programs::Engine => nixos.engine().collect(),
+        Programs::Own => nixos.proxy.iter().collect(),
     };
     let mut entries: Vec<Entry> = paths
         .into_iter()

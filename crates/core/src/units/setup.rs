@@ -35,9 +35,6 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
             "it runs before each start of the server, whose own limit is the one to tell of",
         );
     let scripts = instance.pre_init_script.is_some() || instance.post_init_script.is_some();
-    // This program alone does the rest, before each start: each place of the agent's would cost time.
-    let alone = !scripts && facts.knows_engine();
-    let programs = if alone { Programs::Engine } else { Programs::Agent };
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("NotifyAccess", Value::word("main"))
@@ -56,9 +53,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .extend(sandbox::namespace(names))
         .extend([families(scripts)])
         .extend(sandbox::hardening())
-        .extend(sandbox::empty_root(instance, facts, programs))
-        .extend(sandbox::minimal_etc(instance, facts))
-        .extend(sandbox::configuration(instance))
+        .extend(shown(instance, facts, scripts))
         .extend(sandbox::messages(facts))
         .set_why(
             "BindReadOnlyPaths",
@@ -68,6 +63,18 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     // Without them nothing of the operator's or the agent's runs here.
     let service = if scripts { weaker::apply(service, instance) } else { service };
     Unit { name: names.setup(), sections: vec![unit, service] }
+}
+
+/// Scripts see what the agent sees, but not the project. Without them this program does everything, before
+/// each start, where a client may wait: systemd reads all mounts again for each of them.
+fn shown(instance: &Instance, facts: &HostFacts, scripts: bool) -> Vec<Entry> {
+    if !scripts && facts.knows_engine() {
+        return sandbox::root(instance, facts, Programs::Own);
+    }
+    let mut entries = sandbox::empty_root(instance, facts, Programs::Agent);
+    entries.extend(sandbox::minimal_etc(instance, facts));
+    entries.extend(sandbox::configuration(instance));
+    entries
 }
 
 /// A script may use the network as far as the namespace lets it.
