@@ -6,6 +6,16 @@ let
   inherit (lib) mkOption types;
 in
 {
+  maxConcurrentStarts = mkOption {
+    type = types.nullOr (types.ints.between 1 1000);
+    default = null;
+    example = 8;
+    description = ''
+      How many servers start at once, so that the host stays usable when all of them do, as
+      after a boot; the others wait for their turn. Without it they are as many as the host has
+      processors. A start that takes longer than 15 seconds no longer counts.
+    '';
+  };
   resources = {
     memoryMax = mkOption {
       type = types.str;

@@ -1,6 +1,7 @@
 //! The command line. Help texts, completions and the man page all come from here.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -107,6 +108,13 @@ pub(crate) enum Command {
         /// The program that asks systemd
         #[arg(long)]
         systemctl: PathBuf,
+    },
+    /// Let servers start in turn [called by units]
+    #[command(hide = true)]
+    Turns {
+        /// How many start at once; otherwise as many as the host has processors
+        #[arg(long)]
+        max: Option<NonZeroUsize>,
     },
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]

@@ -12,7 +12,7 @@ use crate::host_files;
 use crate::plan::{digest, digest_of};
 use crate::spec::{AbsPath, AccountName, Argument, Credential, Instance, InstanceName, Spec};
 use crate::unit::{HEADER, Omitted, Unit};
-use crate::units::{self, ADDRESSES, NO_GENERATION, Names, TARGET};
+use crate::units::{self, ADDRESSES, NO_GENERATION, Names, TARGET, TURNS};
 
 /// Where unit files are installed.
 pub const UNIT_DIR: &str = "/etc/systemd/system";
@@ -77,7 +77,7 @@ pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
     let mut desired = Desired::default();
     for unit in units::of_fleet(spec, facts) {
         let effects = match unit.name.as_str() {
-            ADDRESSES => vec![Effect::Restart(ADDRESSES.to_owned())],
+            ADDRESSES | TURNS => vec![Effect::Restart(unit.name.clone())],
             _ => Vec::new(),
         };
         desired.unit(&unit, facts, effects);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::desired::{Content, Desired, Effect, UNIT_DIR};
-use crate::units::{ADDRESSES, Names, TARGET};
+use crate::units::{ADDRESSES, Names, TARGET, TURNS, TURNS_SOCKET};
 
 /// What the host holds now, as far as a plan depends on it.
 #[derive(Clone, Debug, Default)]
@@ -306,7 +306,7 @@ fn start(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
         dns.chain(target).chain(sockets).chain(events)
     }));
     if !desired.files.is_empty() {
-        units.extend([TARGET, ADDRESSES].map(str::to_owned));
+        units.extend([TARGET, ADDRESSES, TURNS_SOCKET, TURNS].map(str::to_owned));
     }
     units.retain(|unit| observed.units.get(unit) != Some(&Activity::Active));
     units
@@ -375,8 +375,9 @@ mod tests {
                 "daemon-reload",
                 "sysusers /etc/sysusers.d/opencode-a.conf /etc/sysusers.d/opencode-b.conf",
                 "reread NetworkManager.service systemd-networkd.service",
-                "start opencode-a.service opencode-b.service opencode-host@addresses.service opencode-listen@a.socket \
-             opencode-listen@b.socket opencode.target",
+                "start opencode-a.service opencode-b.service opencode-host@addresses.service opencode-host@turns.service \
+                 opencode-host@turns.socket opencode-listen@a.socket \
+                 opencode-listen@b.socket opencode.target",
             ]
         );
     }

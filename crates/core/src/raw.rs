@@ -104,6 +104,8 @@ pub enum Kind {
     Tasks,
     /// A time in seconds, a week at most.
     Seconds,
+    /// 1 to 1000, or nothing.
+    OptionalCount,
     /// Places of the host, each with its place in the sandbox.
     Binds,
     /// Some of a few words.
@@ -162,6 +164,7 @@ impl Kind {
                     .to_owned()
             }
             Self::Tasks => "integer between 64 and 4194304".to_owned(),
+            Self::OptionalCount => "integer between 1 and 1000".to_owned(),
             Self::Seconds => "integer between 1 and 604800, in seconds".to_owned(),
             Self::SomeOf(words) => format!("list of {}", words.join(", ")),
             Self::Devices => {
@@ -714,9 +717,18 @@ pub struct RawNamed {
     pub options: RawInstance,
 }
 
-/// The options of `[fleet]`, which limit all instances together: as those of an instance, with defaults
-/// of their own.
+/// The options of `[fleet]`, for all instances together: limits as those of an instance, with defaults
+/// of their own, and what no instance has alone.
 pub const FLEET: &[OptionDoc] = &[
+    OptionDoc {
+        key: MAX_CONCURRENT_STARTS,
+        kind: Kind::OptionalCount,
+        default: "none",
+        example: "8",
+        doc: "How many servers start at once, so that the host stays usable when all of them do, as after a \
+              boot; the others wait for their turn. Without it they are as many as the host has processors. A start \
+              that takes longer than 15 seconds no longer counts.",
+    },
     OptionDoc {
         key: "resources.memoryMax",
         kind: Kind::Amount,
@@ -764,11 +776,22 @@ pub const FLEET: &[OptionDoc] = &[
     },
 ];
 
+const MAX_CONCURRENT_STARTS: &str = "maxConcurrentStarts";
+
+/// `[fleet]` as typed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawFleet {
+    /// Of these options, only those of [`FLEET`].
+    pub limits: RawInstance,
+    /// How many servers start at once.
+    pub max_concurrent_starts: Option<Located<i64>>,
+}
+
 /// A whole document as typed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawSpec {
-    /// `[fleet]`: of these options, only those of [`FLEET`].
-    pub fleet: RawInstance,
+    /// `[fleet]`.
+    pub fleet: RawFleet,
     /// `[defaults]`: what an instance takes where it says nothing.
     pub defaults: RawInstance,
     /// `[instances.NAME]`, in the order of the document.
@@ -781,7 +804,7 @@ pub fn decode(node: &Node, diagnostics: &mut Diagnostics) -> RawSpec {
     let Some(entries) = table(node, diagnostics) else { return raw };
     for (key, at, value) in entries {
         match key.as_str() {
-            "fleet" => raw.fleet = options(value, FLEET, diagnostics),
+            "fleet" => group(value, "", FLEET, &mut raw.fleet, diagnostics),
             "defaults" => raw.defaults = options(value, OPTIONS, diagnostics),
             "instances" => {
                 for (name, at, options) in table(value, diagnostics).unwrap_or_default() {
@@ -825,18 +848,49 @@ fn options(node: &Node, known: Known, diagnostics: &mut Diagnostics) -> RawInsta
 /// The options that a table may have.
 type Known = &'static [OptionDoc];
 
+/// What takes the options of a table.
+trait Take {
+    fn set(&mut self, key: &str, node: &Node, diagnostics: &mut Diagnostics);
+    fn mistyped(&mut self, keys: impl Iterator<Item = &'static str>);
+}
+
+impl Take for RawInstance {
+    fn set(&mut self, key: &str, node: &Node, diagnostics: &mut Diagnostics) {
+        self.set(key, node, diagnostics);
+    }
+
+    fn mistyped(&mut self, keys: impl Iterator<Item = &'static str>) {
+        self.mistyped.extend(keys);
+    }
+}
+
+impl Take for RawFleet {
+    fn set(&mut self, key: &str, node: &Node, diagnostics: &mut Diagnostics) {
+        if key == MAX_CONCURRENT_STARTS {
+            let value = i64::from_node(node, diagnostics);
+            self.max_concurrent_starts = value.map(|value| Located { value, at: node.at.clone() });
+        } else {
+            self.limits.set(key, node, diagnostics);
+        }
+    }
+
+    fn mistyped(&mut self, keys: impl Iterator<Item = &'static str>) {
+        self.limits.mistyped.extend(keys);
+    }
+}
+
 /// Decodes the options below `prefix`, a group such as `listen`, or all of them for "". What is
 /// `null` is not set: generated JSON has nulls.
 fn group(
     node: &Node,
     prefix: &str,
     known: Known,
-    raw: &mut RawInstance,
+    raw: &mut impl Take,
     diagnostics: &mut Diagnostics,
 ) {
     let Some(entries) = table(node, diagnostics) else {
         let keys = known.iter().map(|option| option.key);
-        raw.mistyped.extend(keys.filter(|key| is_below(key, prefix)));
+        raw.mistyped(keys.filter(|key| is_below(key, prefix)));
         return;
     };
     for (key, at, value) in entries {
@@ -960,7 +1014,7 @@ mod tests {
         for option in FLEET {
             let (raw, found) = decoded(&format!("[fleet]\n{} = {}\n", option.key, option.example));
             assert_eq!(found, [], "{}", option.key);
-            assert_ne!(raw.fleet, RawInstance::default(), "{} is not decoded", option.key);
+            assert_ne!(raw.fleet, RawFleet::default(), "{} is not decoded", option.key);
         }
         let (_, found) = decoded("[fleet]\nresources.diskQuota = \"1G\"\nuser = \"a\"\n");
         assert_eq!(found.iter().map(|one| one.code).collect::<Vec<_>>(), [Code::UnknownKey; 2]);

@@ -37,11 +37,13 @@ impl Spec {
 pub struct Fleet {
     /// The limits of all servers together.
     pub resources: Resources,
+    /// How many servers may start at once; otherwise as many as the host has processors.
+    pub max_concurrent_starts: Option<u32>,
 }
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { resources: Resources::of_fleet() }
+        Self { resources: Resources::of_fleet(), max_concurrent_starts: None }
     }
 }
 

@@ -3,18 +3,18 @@
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg, sendmsg_addr, socket_with,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::passed;
 
 /// The most characters of a status.
 const MAX_STATUS: usize = 600;
@@ -36,24 +36,13 @@ struct Target {
     address: Option<SocketAddrUnix>,
 }
 
-/// Takes the first passed descriptor, as in `sd_listen_fds(3)`: non-blocking and not inherited.
-fn take_passed() -> Option<OwnedFd> {
-    #[expect(unsafe_code, reason = "a descriptor that is passed by its number has no other way in")]
-    // SAFETY: systemd passes it as number 3, and nothing in this process has opened anything yet.
-    let socket = unsafe { OwnedFd::from_raw_fd(3) };
-    fcntl_setfd(&socket, FdFlags::CLOEXEC).ok()?;
-    let flags = fcntl_getfl(&socket).ok()?;
-    fcntl_setfl(&socket, flags | OFlags::NONBLOCK).ok()?;
-    Some(socket)
-}
-
 impl Notifier {
     /// Prepares for the connected socket that systemd passed, or else for the one that
     /// `NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
     ///
     /// The passed one needs no path in the sandbox: what the agent cannot name, it cannot flood.
-    pub(crate) fn new(path: Option<&OsStr>, passed: bool) -> Self {
-        if passed && let Some(socket) = take_passed() {
+    pub(crate) fn new(path: Option<&OsStr>, passed: Option<RawFd>) -> Self {
+        if let Some(socket) = passed.and_then(passed::take) {
             return Self { target: Some(Target { socket, address: None }), status: String::new() };
         }
         let target = path.and_then(|path| {
@@ -88,6 +77,11 @@ impl Notifier {
     pub(crate) fn stopping(&mut self, words: &str) {
         self.status = one_line(words, MAX_STATUS);
         self.send(&format!("STOPPING=1\nSTATUS={}", self.status));
+    }
+
+    /// Has the service manager wait at least so much longer for what it waits for.
+    pub(crate) fn extend(&self, time: Duration) {
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()));
     }
 
     /// Has the service manager do at once what it does when the watchdog is not fed.
@@ -182,7 +176,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let mut notifier = Notifier::new(Some(path.as_os_str()), false);
+        let mut notifier = Notifier::new(Some(path.as_os_str()), None);
         notifier.status("one");
         notifier.status("one");
         notifier.ready("two");
@@ -203,9 +197,9 @@ mod tests {
 
     #[test]
     fn no_manager_is_no_error() {
-        let mut notifier = Notifier::new(None, false);
+        let mut notifier = Notifier::new(None, None);
         notifier.status("one");
         notifier.barrier(Duration::from_secs(20));
-        Notifier::new(Some(OsStr::new("/nonexistent")), false).barrier(Duration::from_secs(20));
+        Notifier::new(Some(OsStr::new("/nonexistent")), None).barrier(Duration::from_secs(20));
     }
 }

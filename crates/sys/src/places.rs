@@ -105,7 +105,7 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(
 /// When a place is missing that may not be, or cannot be shown: nothing is shown then, or the last
 /// one is not, for which the supervisor waits.
 pub fn show(name: &InstanceName, listed: &[BoundPath], systemctl: &str) -> Result<(), Error> {
-    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), None);
     let shown = try_show(name, listed, systemctl, &mut notifier);
     if let Err(error) = &shown {
         notifier.status(&error.to_string());

@@ -491,9 +491,12 @@ in
   };
   fleet-of-the-operator = {
     imports = [ (one { }) ];
-    services.opencode.fleet.resources = {
-      memoryMax = "64G";
-      cpuQuota = "800%";
+    services.opencode.fleet = {
+      maxConcurrentStarts = 3;
+      resources = {
+        memoryMax = "64G";
+        cpuQuota = "800%";
+      };
     };
   };
   refused-password-in-store = one { auth.passwordFile = "/nix/store/password"; };

@@ -337,6 +337,7 @@ fn r#type(kind: Kind, level: usize) -> String {
         }
         Kind::OptionalWeight => "types.nullOr (types.ints.between 1 10000)".to_owned(),
         Kind::Tasks => "types.ints.between 64 4194304".to_owned(),
+        Kind::OptionalCount => "types.nullOr (types.ints.between 1 1000)".to_owned(),
         Kind::Seconds => "types.ints.between 1 604800".to_owned(),
     }
 }

@@ -48,8 +48,8 @@ pub(super) fn text() -> String {
 const THE_FLEET: &str = "
 ## Options of the fleet
 
-These stand in `[fleet]`, and on NixOS in `services.opencode.fleet`. They limit all servers together, whatever
-each one may use: they are those of `opencode.slice`. A change of them changes no instance and restarts none.
+These stand in `[fleet]`, and on NixOS in `services.opencode.fleet`. `fleet.resources` limits all servers together, whatever
+each one may use, and is that of `opencode.slice`. A change of an option of the fleet changes no instance and restarts none.
 ";
 
 fn entry(prefix: &str, option: &OptionDoc) -> String {
@@ -108,7 +108,7 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
             Some("null or such a string; `null`")
         }
-        Kind::OptionalWeight => Some("null or such a number; `null`"),
+        Kind::OptionalWeight | Kind::OptionalCount => Some("null or such a number; `null`"),
         Kind::OptionalOneOf(_) => Some("null or one of these; `null`"),
         Kind::Cidrs => Some("a list of strings, or of `{ cidr = …; ports = […]; protocol = …; }`"),
     }

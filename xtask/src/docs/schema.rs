@@ -93,6 +93,7 @@ fn property(option: &OptionDoc) -> Result<Value> {
         Kind::OptionalPercent => json!({ "type": "string", "pattern": "^[0-9]+%$" }),
         Kind::OptionalWeight => json!({ "type": "integer", "minimum": 1, "maximum": 10000 }),
         Kind::Tasks => json!({ "type": "integer", "minimum": 64, "maximum": 4_194_304 }),
+        Kind::OptionalCount => json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),
         Kind::Seconds => json!({ "type": "integer", "minimum": 1, "maximum": 604_800 }),
         Kind::Path | Kind::SecretPath | Kind::Package | Kind::OptionalPath => path,
         Kind::Username => json!({ "type": "string", "minLength": 1, "pattern": "^[^:]*$" }),

@@ -1,6 +1,7 @@
 //! The commands that units call.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -107,6 +108,11 @@ pub(crate) fn refusal(name: &InstanceName, program: &Path) -> Outcome {
     let record = installed::instance(&Root::new("/".as_ref()), name.as_str())?;
     instances_sys::refusal::tell(&program.display().to_string(), &record)?;
     Ok(Exit::Done)
+}
+
+/// Lets servers start in turn.
+pub(crate) fn turns(max: Option<NonZeroUsize>) -> Outcome {
+    match instances_sys::turns::serve(max)? {}
 }
 
 /// Restarts the server of an instance, if it runs, whenever its secrets have other content than at its

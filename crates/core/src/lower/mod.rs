@@ -20,7 +20,7 @@ use crate::layout::STATE_ROOT;
 use crate::node::{Format, parse};
 use crate::overrides;
 use crate::protected::protected;
-use crate::raw::{Directives, Located, RawInstance, RawSpec, decode, nearest};
+use crate::raw::{Directives, Located, RawFleet, RawInstance, RawSpec, decode, nearest};
 use crate::resources::Resources;
 use crate::sockets;
 use crate::spec::{
@@ -57,9 +57,12 @@ pub fn lower(raw: &RawSpec, diagnostics: &mut Diagnostics) -> Spec {
     Spec { fleet, instances: complete.map(|one| one.instance).collect() }
 }
 
-fn lower_fleet(raw: &RawInstance, diagnostics: &mut Diagnostics) -> Fleet {
+fn lower_fleet(raw: &RawFleet, diagnostics: &mut Diagnostics) -> Fleet {
     let mut judge = Judge { diagnostics, complete: true, alone: false };
-    Fleet { resources: judge.resources("fleet.", raw, &Resources::of_fleet()) }
+    Fleet {
+        resources: judge.resources("fleet.", &raw.limits, &Resources::of_fleet()),
+        max_concurrent_starts: judge.max_concurrent_starts(raw.max_concurrent_starts.as_ref()),
+    }
 }
 
 /// A bad value in `[defaults]` is refused even where every instance says otherwise.

@@ -34,6 +34,11 @@ impl Judge<'_> {
         resources
     }
 
+    /// How many servers start at once.
+    pub(super) fn max_concurrent_starts(&mut self, typed: Option<&Located<i64>>) -> Option<u32> {
+        self.number("fleet.maxConcurrentStarts", typed, starts)
+    }
+
     /// The quota of the state directory.
     pub(super) fn disk_quota(&mut self, raw: &RawInstance) -> Option<Amount> {
         self.text("resources.diskQuota", raw.disk_quota.as_ref(), None, |text| size(text).map(Some))
@@ -113,9 +118,38 @@ fn weight(number: i64) -> Result<Weight, Refusal> {
 }
 
 /// The supervisor, the server and its threads are some thirty already.
+fn starts(number: i64) -> Result<u32, Refusal> {
+    let number = u32::try_from(number).ok().filter(|number| (1..=1000).contains(number));
+    number.ok_or_else(|| {
+        refusal(
+            "it is 1 to 1000 servers",
+            "write `4`, or leave it out: it is then the number of the host's processors",
+        )
+    })
+}
+
 fn tasks(number: i64) -> Result<u32, Refusal> {
     let number = u32::try_from(number).ok().filter(|number| (64..=4_194_304).contains(number));
     number.ok_or_else(|| {
         refusal("the server alone needs 64, and no kernel has more than 4194304", "write `4096`")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::read;
+    use crate::node::Format;
+
+    #[test]
+    fn how_many_start_at_once() {
+        let of =
+            |text: &str| read(&format!("[fleet]\nmaxConcurrentStarts = {text}\n"), Format::Toml);
+        assert_eq!(of("8").unwrap().0.fleet.max_concurrent_starts, Some(8));
+        for wrong in ["0", "-1", "1001"] {
+            let found = of(wrong).unwrap_err();
+            assert_eq!(found.iter().map(|one| one.code).collect::<Vec<_>>(), [Code::BadLimit]);
+        }
+        assert_eq!(of("\"8\"").unwrap_err()[0].code, Code::WrongType);
+    }
 }

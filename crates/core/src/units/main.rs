@@ -10,7 +10,8 @@ use crate::unit::escape::{Command, Word};
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{
-    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, sockets, switch, weaker,
+    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, sockets, switch, turns,
+    weaker,
 };
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
@@ -32,6 +33,7 @@ fn unit_section(instance: &Instance) -> Section {
             Value::words([names.dns_socket(), names.events()]),
             "names resolve and refusals are recorded from the start; it goes on without either",
         )
+        .extend(turns::before())
         .extend(sockets::kept(instance))
         .extend(instance.is_on_demand().then(|| {
             Entry::new("Wants", Value::words([names.events()]))
@@ -125,6 +127,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(sandbox::minimal_etc(instance, facts))
         .extend(sandbox::configuration(instance))
         .extend(sandbox::messages(facts))
+        .extend([turns::connection()])
         .set_why(
             "TemporaryFileSystem",
             Value::word("/dev/shm:mode=1777,nosuid,nodev,size=25%"),

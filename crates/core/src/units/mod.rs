@@ -36,6 +36,7 @@ mod secrets;
 mod setup;
 mod sockets;
 mod switch;
+pub mod turns;
 mod weaker;
 
 use crate::facts::HostFacts;
@@ -51,8 +52,12 @@ pub const TARGET: &str = "opencode.target";
 pub const SLICE: &str = "opencode.slice";
 /// What follows the host's addresses, rules and routes for all networks.
 pub const ADDRESSES: &str = "opencode-host@addresses.service";
+/// What lets servers start in turn.
+pub const TURNS: &str = "opencode-host@turns.service";
+/// Where their supervisors are connected to.
+pub const TURNS_SOCKET: &str = "opencode-host@turns.socket";
 /// The units of the fleet, which belong to no instance.
-pub const FLEET: [&str; 3] = [TARGET, SLICE, ADDRESSES];
+pub const FLEET: [&str; 5] = [TARGET, SLICE, ADDRESSES, TURNS, TURNS_SOCKET];
 
 /// The names of one instance's units and files.
 #[derive(Clone, Copy, Debug)]
@@ -279,8 +284,8 @@ pub fn of_instance(
     units
 }
 
-/// The target, the slice, and what follows the host.
-pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
+/// The target, the slice, what follows the host, and what lets servers start in turn.
+pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 5] {
     let started = spec.enabled().filter(|instance| instance.auto_start).flat_map(|instance| {
         let names = Names(&instance.name);
         let endpoint = facts.nixos.is_some().then(|| names.endpoint());
@@ -299,7 +304,7 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
             .chain(ports)
     });
     let mut unit = Section::new("Unit").set("Description", Value::word("opencode servers"));
-    unit = unit.set("Wants", Value::word(ADDRESSES));
+    unit = unit.set("Wants", Value::words([ADDRESSES, TURNS_SOCKET, TURNS]));
     for name in started {
         unit = unit.set("Wants", Value::words([name]));
     }
@@ -317,7 +322,7 @@ pub fn of_fleet(spec: &Spec, facts: &HostFacts) -> [Unit; 3] {
             Section::new("Slice").extend(spec.fleet.resources.entries().map(limit_of_all)),
         ],
     };
-    [target, slice, addresses::unit(facts)]
+    [target, slice, addresses::unit(facts), turns::service(&spec.fleet, facts), turns::socket()]
 }
 
 fn limit_of_all(entry: Entry) -> Entry {

@@ -71,6 +71,7 @@ fn type_words(kind: Kind) -> String {
         }
         Kind::OptionalWeight => "null or integer between 1 and 10000".to_owned(),
         Kind::Tasks => "integer between 64 and 4194304".to_owned(),
+        Kind::OptionalCount => "null or integer between 1 and 1000".to_owned(),
         Kind::Seconds => "integer between 1 and 604800".to_owned(),
     }
 }

@@ -80,7 +80,8 @@ fn leads_to_what_is_declared(row: &Row, [old, new]: &[Generation; 2], impatient:
         .filter(|(socket, (_, by_itself))| open(socket, *by_itself))
         .map(|(_, (address, _))| address.as_str())
         .collect();
-    assert_eq!(host.listening().into_keys().collect::<BTreeSet<_>>(), declared, "{name}");
+    let open = host.listening().into_keys().filter(|address| !address.starts_with("/run/"));
+    assert_eq!(open.collect::<BTreeSet<_>>(), declared, "{name}");
 }
 
 #[test]

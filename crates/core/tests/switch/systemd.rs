@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use instances_core::units::TURNS_SOCKET;
+
 use crate::model::{Actions, decide};
 use crate::text::{Files, UnitText};
 
@@ -137,9 +139,9 @@ impl Host {
         listening
     }
 
-    /// Somebody connects to every open listener, and the service behind it starts.
+    /// Somebody connects to every open listener but systemd's own, and the service behind it starts.
     pub(crate) fn clients_connect(&mut self) {
-        for socket in self.active() {
+        for socket in self.active().iter().filter(|unit| *unit != TURNS_SOCKET) {
             if let Some(name) = socket.strip_suffix(".socket") {
                 self.start(&format!("{name}.service"));
             }

@@ -95,7 +95,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.enabled = true,
         both: true,
         agent: Some(Became::New),
-        happens: "+host@addresses +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
+        happens: "+host@addresses +host@turns.socket +host@turns +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
                   +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
                   +setup@green +green +endpoint@green +listen@green.socket \
                   +opencode.target",
@@ -107,12 +107,12 @@ pub(crate) const ROWS: &[Row] = &[
         both: true,
         agent: Some(Became::Gone),
         decides: "stop blue dns@blue dns@blue.socket dns@green dns@green.socket endpoint@blue \
-                  endpoint@green events@blue events@green green host@addresses identity@blue \
+                  endpoint@green events@blue events@green green host@addresses host@turns host@turns.socket identity@blue \
                   identity@green listen@blue.socket listen@green.socket net@blue net@green \
                   opencode.slice opencode.target",
         happens: "-blue -dns@blue -dns@blue.socket -dns@green -dns@green.socket \
                   -listen@blue.socket -endpoint@blue -listen@green.socket -endpoint@green \
-                  -events@blue -events@green -green -host@addresses -net@blue -identity@blue \
+                  -events@blue -events@green -green -host@addresses -host@turns -host@turns.socket -net@blue -identity@blue \
                   -net@green -identity@green -opencode.slice -opencode.target",
         ..NOTHING
     },
@@ -431,12 +431,12 @@ pub(crate) const ROWS: &[Row] = &[
         name: "an update of nixpkgs",
         change: Fleet::update,
         both: true,
-        decides: "restart blue dns@blue dns@green events@blue events@green green host@addresses \
+        decides: "restart blue dns@blue dns@green events@blue events@green green host@addresses host@turns \
                   net@blue net@green",
-        happens: "-blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses \
+        happens: "-blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses -host@turns \
                   -dns@blue.socket -net@blue -dns@green.socket -net@green +host@addresses \
                   +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +net@green \
-                  +dns@green.socket +events@green +dns@green +setup@green +green",
+                  +dns@green.socket +events@green +dns@green +setup@green +green +host@turns",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -447,14 +447,14 @@ pub(crate) const ROWS: &[Row] = &[
         both: true,
         decides: "stop listen@blue.service listen@blue.socket listen@green.service \
                   listen@green.socket; restart blue dns@blue dns@green events@blue events@green \
-                  green host@addresses net@blue net@green; start listen@blue.socket \
+                  green host@addresses host@turns net@blue net@green; start listen@blue.socket \
                   listen@green.socket",
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
                   -listen@green.socket -blue -dns@blue -dns@green -events@blue -events@green \
-                  -green -host@addresses -dns@blue.socket -net@blue -dns@green.socket -net@green \
+                  -green -host@addresses -host@turns -dns@blue.socket -net@blue -dns@green.socket -net@green \
                   +host@addresses +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue \
                   +blue +net@green +dns@green.socket +events@green +dns@green +setup@green +green \
-                  +listen@blue.socket +listen@green.socket",
+                  +host@turns +listen@blue.socket +listen@green.socket",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -464,10 +464,10 @@ pub(crate) const ROWS: &[Row] = &[
         change: Fleet::update,
         both: true,
         decides: "skip blue; reload net@blue; restart dns@blue dns@green events@blue events@green \
-                  green host@addresses net@green",
-        happens: "~net@blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses \
+                  green host@addresses host@turns net@green",
+        happens: "~net@blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses -host@turns \
                   -dns@green.socket -net@green +dns@blue +host@addresses +net@green \
-                  +dns@green.socket +events@green +dns@green +events@blue +setup@green +green",
+                  +dns@green.socket +events@green +dns@green +events@blue +setup@green +green +host@turns",
         ..NOTHING
     },
     Row {
@@ -478,13 +478,13 @@ pub(crate) const ROWS: &[Row] = &[
         both: true,
         decides: "stop listen@blue.service listen@blue.socket listen@green.service \
                   listen@green.socket; skip blue; reload net@blue; restart dns@blue dns@green \
-                  events@blue events@green green host@addresses net@green; start \
+                  events@blue events@green green host@addresses host@turns net@green; start \
                   listen@blue.socket listen@green.socket",
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
                   -listen@green.socket ~net@blue -dns@blue -dns@green -events@blue -events@green \
-                  -green -host@addresses -dns@green.socket -net@green +dns@blue +host@addresses \
+                  -green -host@addresses -host@turns -dns@green.socket -net@green +dns@blue +host@addresses \
                   +net@green +dns@green.socket +events@green +dns@green +events@blue +setup@green \
-                  +green +listen@blue.socket +listen@green.socket",
+                  +green +host@turns +listen@blue.socket +listen@green.socket",
         ..NOTHING
     },
     Row {

@@ -36,7 +36,7 @@ fn active(machine: &Machine) -> bool {
 /// Nothing of the instance's runs: what is left of its units has no process.
 const PROCESSES: &str = "cd /sys/fs/cgroup; find . -path '*opencode*' -name cgroup.procs -exec cat {} + \
                          | while read -r pid; do tr '\\0' ' ' </proc/$pid/cmdline; echo; done \
-                         | grep -v 'net watch' || true";
+                         | grep -v 'net watch\\|instances turns' || true";
 
 fn becomes_idle(machine: &Machine) {
     let ended = |machine: &Machine| Ok(sh(machine, PROCESSES).is_empty());

@@ -22,4 +22,5 @@ mod refusing;
 mod serving;
 mod stand_in;
 mod stopping;
+mod turns;
 mod view;

@@ -27,6 +27,8 @@ fn the_outputs(machine: &Machine, fleet: &str) {
              ./etc/opencode-instances/instances.json\n\
              ./etc/opencode-instances/website\n\
              ./etc/systemd/system/opencode-host@addresses.service\n\
+             ./etc/systemd/system/opencode-host@turns.service\n\
+             ./etc/systemd/system/opencode-host@turns.socket\n\
              ./etc/systemd/system/opencode.slice\n\
              ./etc/systemd/system/opencode.target\n\
              ./lib/tmpfiles.d/opencode.conf"

@@ -23,6 +23,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("opencode-sockets@web.service", 36),
     ("opencode-refusal@web.service", 8),
     ("opencode-host@addresses.service", 17),
+    ("opencode-host@turns.service", 2),
     ("opencode-judge@files.service", 8),
     ("opencode-places@files.service", 39),
     ("opencode-secrets@files.service", 8),

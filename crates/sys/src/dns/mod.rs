@@ -73,7 +73,7 @@ pub fn run(name: &InstanceName, load: &dyn Fn() -> Result<Rules, String>) -> Res
     let sockets = Sockets::take()?;
     let rules = load().map_err(Error::Rules)?;
     let signals = Signals::install().map_err(Error::Loop)?;
-    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), None);
     let server = Server {
         rules,
         load,

@@ -77,7 +77,7 @@ pub enum Error {
 ///
 /// See [`Error`].
 pub fn run(options: &Options) -> Result<(), Error> {
-    let mut notifier = Notifier::new(options.notify_socket.as_deref(), false);
+    let mut notifier = Notifier::new(options.notify_socket.as_deref(), None);
     let journal = Journal::at(SOCKET.into(), Patience::Moment).map_err(Error::Prepare)?;
     let stop = stop().map_err(Error::Prepare)?;
     if !privileges::may_ask().map_err(Error::Privileges)? {

@@ -63,7 +63,7 @@ fn follow(
     reload: &dyn Fn(&[String]) -> Result<(), String>,
     note: &dyn Fn(String),
 ) -> Error {
-    let mut notifier = Notifier::new(env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let mut notifier = Notifier::new(env::var_os("NOTIFY_SOCKET").as_deref(), None);
     let mut known = Known::default();
     let (mut table, mut first) = (true, true);
     loop {

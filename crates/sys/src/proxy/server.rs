@@ -166,7 +166,7 @@ impl<'a> Proxy<'a> {
             lost: None,
             paused: None,
             heard: now,
-            notifier: Notifier::new(options.notify_socket.as_deref(), false),
+            notifier: Notifier::new(options.notify_socket.as_deref(), None),
             told: (now, phase, 0),
             feed: options.watchdog.map(|every| (every / 3, now)),
             accepted: 0,

@@ -172,7 +172,7 @@ pub fn watch(
         Err(error) => return error,
     };
     keep(&watch);
-    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), None);
     notifier.ready("looking at the secrets");
     let mut said = String::new();
     loop {

@@ -26,7 +26,7 @@ use rustix::fs::{self, Dir, Mode, OFlags};
 use thiserror::Error;
 
 use crate::notify::Notifier;
-use crate::{environment, shell};
+use crate::{environment, passed, shell};
 use directory::Directory;
 use note::State;
 
@@ -243,9 +243,8 @@ fn plan(path: &Path) -> Result<SetupPlan, Error> {
 
 /// Runs setup as its unit does: why it failed is told to systemd, and so to `status`.
 pub fn run_in_unit(request: &Request<'_>, said: &dyn Fn(Event<'_>)) -> Result<(), Error> {
-    let passed = std::env::var_os("LISTEN_FDNAMES").is_some_and(|names| names == "notify");
     let socket = std::env::var_os("NOTIFY_SOCKET");
-    let mut notifier = Notifier::new(socket.as_deref(), passed);
+    let mut notifier = Notifier::new(socket.as_deref(), passed::number("notify"));
     let outcome = run(request, said);
     if let Err(error) = &outcome {
         notifier.status(&error.to_string());

@@ -68,7 +68,7 @@ enum State {
 /// returned is why the server cannot start: a socket that may not be missing is refused, or is not there
 /// after half a minute.
 pub fn follow(name: &InstanceName, listed: &[BoundPath], say: &dyn Fn(&str)) -> Error {
-    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), false);
+    let mut notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), None);
     let error = match show(name, listed, &mut notifier, say) {
         Err(error) => error,
         Ok(never) => match never {},

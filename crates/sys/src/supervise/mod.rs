@@ -18,6 +18,7 @@ mod room;
 mod server;
 mod session;
 pub(crate) mod signals;
+mod turn;
 mod watch;
 
 use std::io;
@@ -32,8 +33,10 @@ use attend::Attend;
 use instances_core::attend::socket_name;
 use relay::Relay;
 use session::Session;
+use turn::Turn;
 
 use crate::notify::Notifier;
+use crate::passed;
 use crate::places;
 use crate::shell;
 
@@ -44,16 +47,16 @@ use crate::shell;
 /// ends with status 0 unasked counts as failed, so that systemd tells of it.
 pub fn run(options: &Options) -> ExitCode {
     let (stdout, stderr) = (io::stdout(), io::stderr());
-    let mut notifier = Notifier::new(options.notify_socket.as_deref(), options.notify_passed);
+    let mut notifier = Notifier::new(options.notify_socket.as_deref(), passed::number("notify"));
     let mut log = Relay::new(None, stderr.as_fd());
     let code = match start(options, &mut notifier, &mut log) {
         // Asked to end before anything began.
         Ok(None) => 0,
-        Ok(Some((server, signals, login, attend))) => {
+        Ok(Some((server, signals, login, attend, turn))) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
-            Session::new(options, server.pid, login, attend, signals, streams, notifier).run()
+            Session::new(options, server.pid, login, attend, signals, streams, notifier).run(turn)
         }
         Err(reason) => {
             log.say(3, &reason);
@@ -66,7 +69,7 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// The third one is the user's name and the password.
-type Started = (server::Server, signals::Signals, Option<(String, String)>, Option<Attend>);
+type Started = (server::Server, signals::Signals, Option<(String, String)>, Option<Attend>, Turn);
 
 fn start(
     options: &Options,
@@ -92,6 +95,7 @@ fn start(
             return Ok(None);
         }
     }
+    let Some(turn) = turn::wait(&mut signals, notifier) else { return Ok(None) };
     let password = server::password(options.credentials.as_deref(), options.password)?;
     if let Some(directory) = &options.directory {
         enter(directory)?;
@@ -107,7 +111,7 @@ fn start(
         Some(password) => Some((options.username.clone(), password)),
         None => server::inherited_login(options.dialect),
     };
-    Ok(Some((server, signals, login, attend)))
+    Ok(Some((server, signals, login, attend, turn)))
 }
 
 /// Makes sure that the user can enter the project, which systemd does where the server starts in it.

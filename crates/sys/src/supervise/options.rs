@@ -13,7 +13,6 @@ use crate::http;
 
 /// What to run, and where the service manager listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Options {
     /// Where the server will listen on 127.0.0.1; the same number as in `command`.
     pub port: u16,
@@ -42,8 +41,6 @@ pub struct Options {
     pub dialect: &'static Dialect,
     /// `--password`: whether a missing credential is an error, and not a server without a password.
     pub password: bool,
-    /// Whether systemd passed the connected socket for messages (`OpenFile=`, as `notify`).
-    pub notify_passed: bool,
     /// `NOTIFY_SOCKET`: where messages go, see `sd_notify(3)`.
     pub notify_socket: Option<OsString>,
     /// `WATCHDOG_USEC`: how long the service manager waits between two signs of life.
@@ -172,9 +169,6 @@ fn parse(
         places,
         dialect,
         password,
-        // `LISTEN_PID` is not looked at: with `PrivatePIDs=` it is a number from outside.
-        notify_passed: variable("LISTEN_FDS").is_some_and(|count| count == "1")
-            && variable("LISTEN_FDNAMES").is_some_and(|names| names == "notify"),
         notify_socket: variable("NOTIFY_SOCKET"),
         watchdog: watchdog.filter(|usec| *usec > 0).map(Duration::from_micros),
     })

@@ -19,6 +19,7 @@ use super::relay::{Relay, Tail};
 use super::room::{self, Room};
 use super::server::Exit;
 use super::signals::Signals;
+use super::turn::Turn;
 use super::watch::{Bound, Sign, Verdict, Watch};
 use crate::http::{self, Error, Login, Response};
 use crate::notify::Notifier;
@@ -141,9 +142,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs to the end and returns the exit status.
-    pub(super) fn run(mut self) -> u8 {
-        let end = match self.become_ready() {
+    /// Runs to the end and returns the exit status. Its turn is over when the server is ready, or not.
+    pub(super) fn run(mut self, turn: Turn) -> u8 {
+        let ready = self.become_ready();
+        drop(turn);
+        let end = match ready {
             Ok(()) => self.serve(),
             Err(end) => end,
         };
