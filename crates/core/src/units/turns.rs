@@ -33,6 +33,8 @@ pub(super) fn socket() -> Unit {
 pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
     let unit = Section::new("Unit")
         .set("Description", Value::word("Turns of opencode servers that start"))
+        .set("Requires", Value::word(TURNS_SOCKET))
+        .set("After", Value::word(TURNS_SOCKET))
         .set("PartOf", Value::word(TARGET))
         .set_why(
             "StartLimitIntervalSec",
