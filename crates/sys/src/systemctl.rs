@@ -99,8 +99,19 @@ pub fn show_all(units: &[String]) -> Result<Vec<Properties>, Error> {
 }
 
 fn blocks(text: &str, count: usize) -> Result<Vec<Properties>, Error> {
-    let blocks: Vec<Properties> = text.split("\n\n").map(|block| pairs(block).collect()).collect();
+    let blocks: Vec<Properties> = text.split("\n\n").map(properties).collect();
     if blocks.len() == count { Ok(blocks) } else { Err(Error::Output("systemctl show".to_owned())) }
+}
+
+/// Of those that are said once for each value, the last one; and all files that are opened.
+fn properties(block: &str) -> Properties {
+    let mut all: Properties = pairs(block).collect();
+    let opened: Vec<_> = pairs(block).filter(|(name, _)| name == "OpenFile").collect();
+    if !opened.is_empty() {
+        let opened: Vec<_> = opened.into_iter().map(|(_, value)| value).collect();
+        all.insert("OpenFile".to_owned(), opened.join(" "));
+    }
+    all
 }
 
 fn pairs(block: &str) -> impl Iterator<Item = (String, String)> {

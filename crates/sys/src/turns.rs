@@ -1,7 +1,7 @@
 //! Turns of servers that start: so many at once, and the others in the order in which they came.
 //!
-//! Each supervisor has a connection from systemd. A byte on it says that it may start its server, and its end
-//! that the server is ready, or that nobody waits any more. Nothing that is sent here is read but that end.
+//! Each supervisor has a connection from systemd. It asks with a byte, another one says that it may start its
+//! server, and the end of the connection that the server is ready, or that nobody waits any more.
 
 use std::convert::Infallible;
 use std::io;
@@ -36,6 +36,8 @@ pub enum Error {
 /// One that waits, or starts.
 struct Turn {
     connection: OwnedFd,
+    /// Which one it was to ask. Before that its sandbox is still made.
+    asked: Option<u64>,
     /// Since when it may.
     since: Option<Instant>,
 }
@@ -45,13 +47,19 @@ impl Turn {
         self.since.is_some_and(|since| now < since + LONGEST)
     }
 
-    /// Whether the other side is still there.
-    fn stays(&self) -> bool {
-        let mut nothing = [0; 16];
-        match recv(&self.connection, &mut nothing, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => false,
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => true,
-            Err(_) => false,
+    /// Whether the other side is still there, when there was something of it to read.
+    fn stays(&mut self, asked: &mut u64) -> bool {
+        let mut bytes = [0; 16];
+        match recv(&self.connection, &mut bytes, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => true,
+            Ok((_, 0)) | Err(_) => false,
+            Ok(_) => {
+                if self.asked.is_none() {
+                    *asked += 1;
+                    self.asked = Some(*asked);
+                }
+                true
+            }
         }
     }
 
@@ -72,37 +80,48 @@ pub fn serve(max: Option<NonZeroUsize>) -> Result<Infallible, Error> {
     let number = passed::number("opencode-host@turns.socket").ok_or(Error::NotPassed)?;
     let listener = passed::take(number).ok_or(Error::NotPassed)?;
     let mut turns: Vec<Turn> = Vec::new();
+    let (mut asked, mut now) = (0, Instant::now());
     loop {
-        look(&listener, &turns, Instant::now()).map_err(Error::Wait)?;
-        turns.retain(Turn::stays);
+        // With the time by which turns were given: one that lapses since then ends the wait at once.
+        let ready = look(&listener, &turns, now).map_err(Error::Wait)?;
+        let mut ready = ready.into_iter();
+        turns.retain_mut(|turn| !ready.next().unwrap_or(false) || turn.stays(&mut asked));
         take(&listener, &mut turns);
-        let now = Instant::now();
+        now = Instant::now();
         let counted = turns.iter().filter(|turn| turn.counts(now)).count();
-        let waiting = turns.iter_mut().filter(|turn| turn.since.is_none());
-        waiting.take(max.saturating_sub(counted)).for_each(|turn| turn.begin(now));
+        let mut waiting: Vec<&mut Turn> =
+            turns.iter_mut().filter(|turn| turn.asked.is_some() && turn.since.is_none()).collect();
+        waiting.sort_unstable_by_key(|turn| turn.asked);
+        waiting.into_iter().take(max.saturating_sub(counted)).for_each(|turn| turn.begin(now));
     }
 }
 
-/// Waits until somebody comes or goes, or a start no longer counts.
-fn look(listener: &OwnedFd, turns: &[Turn], now: Instant) -> io::Result<()> {
-    let mut interests = Vec::with_capacity(turns.len() + 1);
+/// Waits until somebody comes, asks or goes, or a start no longer counts; says who of `turns` asked or went.
+fn look(listener: &OwnedFd, turns: &[Turn], now: Instant) -> io::Result<Vec<bool>> {
+    let mut interests: Vec<PollFd<'_>> =
+        turns.iter().map(|turn| PollFd::new(&turn.connection, PollFlags::IN)).collect();
     if turns.len() < MOST {
         interests.push(PollFd::new(listener, PollFlags::IN));
     }
-    interests.extend(turns.iter().map(|turn| PollFd::new(&turn.connection, PollFlags::IN)));
     let lapse = turns.iter().filter(|turn| turn.counts(now));
     let lapse = lapse.filter_map(|turn| Some((turn.since? + LONGEST).duration_since(now))).min();
     let left = lapse.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
     match poll(&mut interests, left.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
     }
+    Ok(interests.iter().take(turns.len()).map(|one| !one.revents().is_empty()).collect())
 }
 
 /// Takes who has come.
 fn take(listener: &OwnedFd, turns: &mut Vec<Turn>) {
     while turns.len() < MOST {
-        let Ok(connection) = accept_with(listener, SocketFlags::CLOEXEC) else { return };
-        turns.push(Turn { connection, since: None });
+        match accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(connection) => turns.push(Turn { connection, asked: None, since: None }),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(Errno::AGAIN) => return,
+            // The kernel has no room: it would say the same again at once.
+            Err(_) => return thread::sleep(Duration::from_millis(100)),
+        }
     }
 }

@@ -308,7 +308,7 @@ mod tests {
             };
             let all = properties.entry(name.clone()).or_default();
             *all = match name.as_str() {
-                "InaccessiblePaths" => format!("{all} {value}"),
+                "InaccessiblePaths" | "OpenFile" => format!("{all} {value}"),
                 _ => value.to_owned(),
             };
         }

@@ -89,7 +89,11 @@ pub fn same(directive: &str, values: &[&str], property: &str) -> bool {
                 && (!allowed.contains(&"mount") || given.iter().any(|word| word == "@mount"))
         }
         // Without the name of the descriptor.
-        "OpenFile" => property.split(':').next() == last.split(':').next(),
+        "OpenFile" => {
+            let path = |word: &str| word.split(':').next().map(str::to_owned);
+            let opened: Vec<_> = property.split(' ').map(path).collect();
+            values.iter().all(|value| opened.contains(&path(value)))
+        }
         "SystemCallErrorNumber" => matches!((last, property), ("EPERM", "1" | "EPERM")),
         "ProtectControlGroups" | "PrivateTmp" | "PrivateUsers" => {
             property == last || property == "yes" && matches!(last, "strict" | "self" | "connected")
@@ -198,6 +202,8 @@ mod tests {
             ("SystemCallFilter", &filter, "~mount", false),
             ("SystemCallFilter", &filter, "", false),
             ("OpenFile", &["/run/systemd/notify:notify"], "/run/systemd/notify", true),
+            ("OpenFile", &["/run/systemd/notify:notify", "/a:b"], "/run/systemd/notify /a", true),
+            ("OpenFile", &["/run/systemd/notify:notify", "/a:b"], "/a:b:graceful", false),
             ("ProtectControlGroups", &["yes", "strict"], "yes", true),
             ("ProtectControlGroups", &["yes", "strict"], "no", false),
         ] {

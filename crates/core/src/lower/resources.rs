@@ -117,7 +117,6 @@ fn weight(number: i64) -> Result<Weight, Refusal> {
     })
 }
 
-/// The supervisor, the server and its threads are some thirty already.
 fn starts(number: i64) -> Result<u32, Refusal> {
     let number = u32::try_from(number).ok().filter(|number| (1..=1000).contains(number));
     number.ok_or_else(|| {
@@ -128,6 +127,7 @@ fn starts(number: i64) -> Result<u32, Refusal> {
     })
 }
 
+/// The supervisor, the server and its threads are some thirty already.
 fn tasks(number: i64) -> Result<u32, Refusal> {
     let number = u32::try_from(number).ok().filter(|number| (64..=4_194_304).contains(number));
     number.ok_or_else(|| {

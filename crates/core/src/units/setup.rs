@@ -65,10 +65,11 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     Unit { name: names.setup(), sections: vec![unit, service] }
 }
 
-/// Scripts see what the agent sees, but not the project. Without them this program does everything, before
+/// Scripts, and commands of the operator's, see what the agent sees, but not the project. Without them this program does everything, before
 /// each start, where a client may wait: systemd reads all mounts again for each of them.
 fn shown(instance: &Instance, facts: &HostFacts, scripts: bool) -> Vec<Entry> {
-    if !scripts && facts.knows_engine() {
+    let further = instance.unit_overrides.setup.names().any(|name| name.starts_with("Exec"));
+    if !scripts && !further && facts.knows_engine() {
         return sandbox::root(instance, facts, Programs::Own);
     }
     let mut entries = sandbox::empty_root(instance, facts, Programs::Agent);

@@ -21,11 +21,7 @@ pub(super) fn socket() -> Unit {
         .set("ListenStream", Value::word(PATH))
         .set_why("SocketMode", Value::word("0600"), "systemd itself connects the supervisors")
         .set("Backlog", Value::Number(4096))
-        .set_why(
-            "TriggerLimitIntervalSec",
-            Value::Number(0),
-            "many servers may start in a row; without it all of them start at once",
-        )
+        .set_why("TriggerLimitIntervalSec", Value::Number(0), "many servers may start in a row")
         .set("RemoveOnStop", Value::Yes);
     Unit { name: TURNS_SOCKET.to_owned(), sections: vec![unit, socket] }
 }
@@ -38,9 +34,10 @@ pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
         .set("PartOf", Value::word(TARGET))
         .set_why(
             "StartLimitIntervalSec",
-            Value::Number(0),
-            "it comes back whatever happens; without it servers start at once",
-        );
+            Value::Number(30),
+            "with the next line: one that cannot run closes its socket, and servers start at once",
+        )
+        .set("StartLimitBurst", Value::Number(5));
     let max = fleet.max_concurrent_starts.map(|max| max.to_string());
     let mut argv = vec![facts.engine.as_str(), "turns"];
     argv.extend(max.iter().flat_map(|max| ["--max", max]));
@@ -72,16 +69,6 @@ pub(super) fn connection() -> Entry {
     Entry {
         since: 253,
         why: Some("its turn to start; without that it starts at once"),
-        ..Entry::new("OpenFile", Value::word("/run/opencode-instances/.turns:turn:graceful"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_connection_goes_where_the_socket_listens() {
-        assert_eq!(connection().value, Value::Words(format!("{PATH}:{NAME}:graceful").into()));
+        ..Entry::new("OpenFile", Value::words([format!("{PATH}:{NAME}:graceful")]))
     }
 }

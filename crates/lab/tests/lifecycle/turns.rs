@@ -135,11 +135,19 @@ fn without_turns_all_start(machine: &Machine) {
         becomes(machine, name, "active", PATIENCE);
         takes(machine, name, 0.5);
     }
+    // It cannot run, which closes its socket.
+    let broken = "[Service]\nExecStart=\nExecStart=/bin/false\n";
+    machine
+        .put("/etc/systemd/system/opencode-host@turns.service.d/broken.conf", broken, 0o644)
+        .unwrap();
     sh(
         machine,
-        "systemctl stop opencode-host@turns.socket opencode-host@turns.service opencode-a opencode-b",
+        "systemctl daemon-reload; systemctl stop opencode-a opencode-b opencode-host@turns",
     );
+    sh(machine, "systemctl start opencode-a opencode-b");
+    // It is not there.
+    let gone = "systemctl stop opencode-host@turns.socket opencode-host@turns.service opencode-a opencode-b";
+    sh(machine, gone);
     sh(machine, "systemctl mask --runtime opencode-host@turns.socket");
     sh(machine, "systemctl start opencode-a opencode-b");
-    sh(machine, "systemctl unmask --runtime opencode-host@turns.socket");
 }
