@@ -46,18 +46,19 @@ fn becomes(machine: &Machine, name: &str, wanted: &str, time: Duration) {
     machine.wait_until(&what, time, |machine| Ok(state(machine, name) == wanted)).unwrap();
 }
 
-/// How many starts there were since a second of the epoch, and how many of them at once at most: from the server's first word to systemd's.
+/// How many starts there were since a second of the epoch, and how many of them at once at most: from the server's
+/// first word to the last one before its supervisor may say that it is ready.
 fn at_once(machine: &Machine, since: &str) -> (usize, usize) {
     let lines = "journalctl --no-pager --output=short-monotonic --unit='opencode-?.service'";
     let journal = sh(machine, &format!("{lines} --since=@{since} || true"));
     let (mut now, mut most, mut all) = (BTreeSet::new(), 0, 0);
     for line in journal.lines() {
-        if let Some((_, rest)) = line.split_once("]: Started opencode-") {
-            let name = rest.split('.').next().unwrap().to_owned();
-            assert!(now.remove(&name), "{name} started without a beginning:\n{journal}");
+        let Some((_, rest)) = line.split_once(" opencode-") else { continue };
+        let name = rest.split('[').next().unwrap().to_owned();
+        if line.contains("]: opencode server listening on") {
+            assert!(now.remove(&name), "{name} listens without a beginning:\n{journal}");
         } else if line.ends_with("]: it begins") {
-            let (_, rest) = line.split_once(" opencode-").unwrap();
-            now.insert(rest.split('[').next().unwrap().to_owned());
+            now.insert(name);
             (all, most) = (all + 1, most.max(now.len()));
         }
     }
