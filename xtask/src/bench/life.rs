@@ -92,14 +92,14 @@ const QUIET: &[&str] = &[
 
 /// A server with a HOME and a project and nothing around it, as a transient unit.
 fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
-    let started = bare_start(machine)?;
+    let [_, started] = bare_start(machine)?;
     let stop = Instant::now();
     machine.run(["systemctl", "stop", "bare"])?.ok()?;
     Ok((started, stop.elapsed()))
 }
 
-/// How long it takes until that server answers.
-pub(super) fn bare_start(machine: &Machine) -> Result<Duration> {
+/// How long it takes until that server listens, and until it answers.
+pub(super) fn bare_start(machine: &Machine) -> Result<[Duration; 2]> {
     let log = format!("/proc/{}/root{BARE_LOG}", machine.pid());
     machine.run(["rm", "-f", BARE_LOG])?.ok()?;
     let port = BARE_PORT.to_string();
@@ -108,25 +108,26 @@ pub(super) fn bare_start(machine: &Machine) -> Result<Duration> {
     let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
     machine.run(unit.into_iter().chain(QUIET.iter().copied()).chain(server))?.ok()?;
-    answered(&log, start, || machine.in_netns(|| answers(BARE_PORT)))?;
-    Ok(start.elapsed())
+    answered(&log, start, || machine.in_netns(|| answers(BARE_PORT)))
 }
 
-/// Waits for a server as the supervisor does it: first for its words in a log, then for an answer.
+/// Waits for a server as the supervisor does it, first for its words in a log, then for an answer, and says when
+/// each came.
 pub(super) fn answered(
     log: &str,
     start: Instant,
     mut answers: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+) -> Result<[Duration; 2]> {
     while !fs::read_to_string(log).is_ok_and(|text| text.contains("listening on http")) {
         give_up(start)?;
         thread::sleep(POLL);
     }
+    let listens = start.elapsed();
     while !answers()? {
         give_up(start)?;
         thread::sleep(POLL);
     }
-    Ok(())
+    Ok([listens, start.elapsed()])
 }
 
 fn our_round(machine: &Machine, unit: &str) -> Result<(Duration, Duration)> {

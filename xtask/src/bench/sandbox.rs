@@ -42,9 +42,9 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     }
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
     machine.run(["systemctl", "stop", "opencode-plain", "opencode-places"])?.ok()?;
-    let mut all = [Vec::new(), Vec::new(), Vec::new()];
+    let mut all: [Times; 2] = Default::default();
     for round in 0..=rounds {
-        let mut one = [Duration::ZERO; SERVERS.len()];
+        let mut one = [[Duration::ZERO; SERVERS.len()]; 2];
         let mut order = [0, 1, 2];
         // What came right before matters a little: each comes after each.
         order.rotate_left(round % SERVERS.len());
@@ -57,21 +57,24 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
                 1 => start(&machine, "plain")?,
                 _ => start(&machine, "places")?,
             };
-            if let Some(slot) = one.get_mut(server) {
-                *slot = time;
+            for (times, time) in one.iter_mut().zip(time) {
+                if let Some(slot) = times.get_mut(server) {
+                    *slot = time;
+                }
             }
         }
         if round > 0 {
-            say(&format!("round {round}: {}", one.map(human).join(", ")));
-            for (times, time) in all.iter_mut().zip(one) {
-                times.push(time);
+            let [listening, _] = one;
+            say(&format!("round {round}: {}", listening.map(human).join(", ")));
+            for (servers, times) in all.iter_mut().zip(one) {
+                servers.iter_mut().zip(times).for_each(|(all, time)| all.push(time));
             }
         }
     }
     report(rounds, all)
 }
 
-fn bare(machine: &Machine) -> Result<Duration> {
+fn bare(machine: &Machine) -> Result<[Duration; 2]> {
     let time = bare_start(machine)?;
     machine.run(["systemctl", "stop", "bare"])?.ok()?;
     Ok(time)
@@ -85,8 +88,8 @@ fn log(name: &str) -> String {
     format!("/run/{name}.log")
 }
 
-/// How long it takes until an instance's server answers in its namespace.
-fn start(machine: &Machine, name: &str) -> Result<Duration> {
+/// How long it takes until an instance's server listens in its namespace, and until it answers.
+fn start(machine: &Machine, name: &str) -> Result<[Duration; 2]> {
     let (unit, log) = (unit(name), log(name));
     // So many starts in a minute are more than the unit allows.
     machine.run(["systemctl", "reset-failed", &unit])?.ok()?;
@@ -95,8 +98,7 @@ fn start(machine: &Machine, name: &str) -> Result<Duration> {
     let log = format!("/proc/{}/root{log}", machine.pid());
     let start = Instant::now();
     machine.run(["systemctl", "start", "--no-block", &unit])?.ok()?;
-    answered(&log, start, || machine.in_named_netns(&namespace, || answers(PORT)))?;
-    let time = start.elapsed();
+    let time = answered(&log, start, || machine.in_named_netns(&namespace, || answers(PORT)))?;
     machine.run(["systemctl", "start", &unit])?.ok()?;
     machine.run(["systemctl", "stop", &unit])?.ok()?;
     Ok(time)
@@ -111,28 +113,38 @@ fn middle(one: &[Duration], other: &[Duration], of: fn(f64, f64) -> f64) -> Resu
     all.get(all.len() / 2).copied().context("no rounds")
 }
 
-fn report(rounds: usize, all: [Vec<Duration>; 3]) -> Result<Part> {
-    let [bare, plain, places] = &all;
-    let difference = middle(plain, places, |plain, places| (places - plain) * 1e3)?;
+/// What was counted, in the order of [`SERVERS`].
+type Times = [Vec<Duration>; SERVERS.len()];
+
+fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
     let mut text = format!(
         "## What the sandbox costs at a start\n\n\
-         From the order to start until `GET /config` answers after the words `listening on`, measured in the same way from outside, \
-         whatever the supervisor says: a bare `opencode serve`, a transient unit without any sandbox, an instance without its \
-         password, and one that shows {PLACES} places of the host (`sandbox.readOnlyPaths`) besides. They take turns in one machine, \
-         {rounds} rounds each, after a round that is not counted. A server's own start takes now more and now less, so the ratio is \
-         the median of those within a round.\n\n\
-         | server | min | median | max | ratio |\n|---|---|---|---|---|\n"
+         From the order to start until the server says `listening on`, which is what the sandbox can cost, and until \
+         `GET /config` answers, asked from outside whatever the supervisor says: that asks an instance too, at the same \
+         moment, and a question that comes too early is lost and asked again after a second. The servers are a bare `opencode serve`, a \
+         transient unit without any sandbox, an instance without its password, and one that shows {PLACES} places of the \
+         host (`sandbox.readOnlyPaths`) besides. They take turns in one machine, {rounds} rounds each, after a round that \
+         is not counted. A server's own start takes now more and now less, so the ratio is the median of those within a \
+         round.\n\n\
+         | until | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );
     let mut data = serde_json::Map::new();
-    let ratios = all.each_ref().map(|times| middle(bare, times, |bare, time| time / bare));
-    for ((server, times), ratio) in SERVERS.iter().zip(all).zip(ratios) {
-        let (spread, ratio) = (Spread::of(times)?, ratio?);
-        text.push_str(&format!("| {server} | {} | {ratio:.3} |\n", spread.cells()));
-        data.insert((*server).to_owned(), json!({ "spread": spread.data(), "ratio": ratio }));
+    for (until, times) in ["it listens", "it answers"].into_iter().zip(all) {
+        let [bare, plain, places] = &times;
+        let difference = middle(plain, places, |plain, places| (places - plain) * 1e3)?;
+        data.insert(format!("places until {until}, milliseconds"), json!(difference));
+        let ratios = times.each_ref().map(|times| middle(bare, times, |bare, time| time / bare));
+        for ((server, times), ratio) in SERVERS.iter().zip(times).zip(ratios) {
+            let (spread, ratio) = (Spread::of(times)?, ratio?);
+            text.push_str(&format!("| {until} | {server} | {} | {ratio:.3} |\n", spread.cells()));
+            let row = json!({ "spread": spread.data(), "ratio": ratio });
+            data.insert(format!("{server}, until {until}"), row);
+        }
     }
+    let difference = data.get("places until it listens, milliseconds").and_then(Value::as_f64);
     text.push_str(&format!(
-        "\n{PLACES} places cost {difference:.0} ms: the median of the differences within a round.\n"
+        "\n{PLACES} places cost {:.0} ms until it listens: the median of the differences within a round.\n",
+        difference.unwrap_or_default()
     ));
-    data.insert("places, milliseconds".to_owned(), json!(difference));
     Ok(Part { name: "sandbox", text, data: Value::Object(data) })
 }
