@@ -14,6 +14,8 @@ echo it begins
 sleep \"$(cat delay)\"
 exec /usr/local/bin/stand-in \"$@\"
 ";
+/// How many connections of supervisors are open.
+const HELD: &str = "ss -Hx state established | grep -cF /run/opencode-instances/.turns || true";
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn spec(names: &[&str]) -> String {
@@ -84,8 +86,7 @@ fn servers_start_in_turn() {
     let seen = format!("nsenter --target {pid} --mount ls -A /run/opencode-instances 2>&1 || true");
     let seen = sh(&machine, &seen);
     assert!(!seen.contains("turns"), "{seen}");
-    let held = format!("ss -Hxp | grep -F .turns | grep -F pid={pid}, || true");
-    assert_eq!(sh(&machine, &held), "");
+    assert_eq!(sh(&machine, HELD), "0");
     slow_ones_keep_nobody_waiting(&machine);
     without_turns_all_start(&machine);
 }
@@ -101,6 +102,7 @@ fn slow_ones_keep_nobody_waiting(machine: &Machine) {
         machine.wait_until("it begins", PATIENCE, begins).unwrap();
     }
     sh(machine, "systemctl start --no-block opencode-c opencode-d");
+    assert_ne!(sh(machine, HELD), "0");
     let waits = |machine: &Machine| {
         let status = machine.run(["opencode-instances", "status", "c"])?;
         Ok(status.stdout.contains("waiting for its turn"))
