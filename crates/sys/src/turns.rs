@@ -1,4 +1,4 @@
-//! Turns of servers that start: so many at once, and the others in the order in which they came.
+//! Turns of servers that start: so many at once, and the others in the order in which they asked.
 //!
 //! Each supervisor has a connection from systemd. It asks with a byte, another one says that it may start its
 //! server, and the end of the connection that the server is ready, or that nobody waits any more.
