@@ -63,7 +63,7 @@ fn an_instance_and_the_fleet_are_built() {
         proxy.contains("BindReadOnlyPaths=/nix/store/p\n") && !proxy.contains("/nix/store/a\n")
     );
     let units = fs::read_dir(one.join("etc/systemd/system")).unwrap().count();
-    assert_eq!(units, 11, "nothing of the fleet is here");
+    assert_eq!(units, 10, "nothing of the fleet is here");
     assert!(one.join("etc/opencode-instances/web/instance.json").is_file());
     assert!(!one.join("etc/sysusers.d").exists(), "NixOS makes accounts");
 

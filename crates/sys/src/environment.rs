@@ -32,7 +32,7 @@ pub(crate) fn hand_on(command: &mut Command, prefixes: &[PathBuf]) {
 }
 
 /// Takes a list of prefixes apart, as `--path` has it.
-pub(crate) fn prefixes(list: &OsString) -> Vec<PathBuf> {
+pub fn prefixes(list: &OsString) -> Vec<PathBuf> {
     std::env::split_paths(list).collect()
 }
 

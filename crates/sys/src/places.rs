@@ -4,6 +4,7 @@
 //! below it. When the supervisor is there, which waits, the copies are attached in its mount namespace. No process
 //! of the agent's exists by then: the supervisor must be alone in its control group.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -349,14 +350,15 @@ fn mount_of(file: &OwnedFd) -> rustix::io::Result<u64> {
     statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
 }
 
-/// Waits in the sandbox until the last place is there: then it is true. It is false if `asked` to end.
+/// Waits in the sandbox until the last place of the list of this name is there: then it is true. It is false if `asked` to end.
 ///
 /// # Errors
 ///
 /// Says which unit should have mounted it.
-pub(crate) fn wait(mut asked: impl FnMut() -> bool) -> Result<bool, String> {
+pub(crate) fn wait(list: &OsStr, mut asked: impl FnMut() -> bool) -> Result<bool, String> {
     let begin = Instant::now();
-    while !is_mount(Path::new(places::DONE)) {
+    let done = Path::new(places::DONE).join(list);
+    while !is_mount(&done) {
         if asked() {
             return Ok(false);
         }

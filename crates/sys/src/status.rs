@@ -82,8 +82,6 @@ const PROPERTIES: &[&str] = &[
     "ExecMainStartTimestampMonotonic",
     "ActiveEnterTimestampMonotonic",
     "LoadState",
-    "AssertResult",
-    "AssertTimestampMonotonic",
 ];
 
 /// Looks at every instance of `records`.
@@ -310,16 +308,21 @@ fn reason(
             };
         }
     }
-    // `no` is also what systemd says of a unit that was never started.
-    let tried = text(setup, "AssertTimestampMonotonic") != "0";
-    if tried && text(setup, "AssertResult") == "no" {
+    let failed_with =
+        |status| text(main, "Result") == "exit-code" && text(main, "ExecMainStatus") == status;
+    let missing = || {
+        std::fs::metadata(record.directory.as_str()).is_err_and(|error| {
+            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        })
+    };
+    if failed_with("226") && missing() {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
             "the project directory {directory} does not exist; run: install -d -o {user} {}",
             shell::word(directory)
         );
     }
-    if text(main, "Result") == "exit-code" && text(main, "ExecMainStatus") == "200" {
+    if failed_with("200") {
         let (directory, user) = (&record.directory, &record.user);
         return format!(
             "the user {user} cannot enter the project directory {directory}; run: setfacl -m \

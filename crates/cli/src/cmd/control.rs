@@ -47,7 +47,7 @@ pub(crate) fn logs(args: &args::Logs) -> Outcome {
     let mut journalctl = std::process::Command::new("journalctl");
     journalctl.arg("--no-pager").arg(format!("--lines={}", args.lines));
     let names = Names(&record.name);
-    let others = [names.judge(), names.secrets(), names.sockets(), names.places(), names.refusal()];
+    let others = names.sometimes().into_iter().chain([names.refusal()]);
     for unit in names.all().into_iter().chain(others).chain(helpers) {
         journalctl.arg(format!("--unit={unit}"));
     }

@@ -12,10 +12,12 @@ use instances_sys::files::Root;
 use instances_sys::installed;
 use instances_sys::net::{self, Changed, Up};
 use instances_sys::secrets::{self, Memory, Secret};
-use instances_sys::setup::{self as state, Event, Request};
+use instances_sys::setup::{self as state, Event, Request, Scripts};
 use instances_sys::sockets as shown;
 use instances_sys::systemctl::{self, Wait};
-use instances_sys::{auth, events, proxy, supervise as supervisor, terminate as ending, trust};
+use instances_sys::{
+    auth, environment, events, proxy, supervise as supervisor, terminate as ending, trust,
+};
 
 use super::Outcome;
 use crate::args::{Files, NamedFile, NetChange, Places, Prepare, Renew, Setup, Sockets};
@@ -92,8 +94,7 @@ pub(crate) fn setup(args: &Setup) -> Outcome {
     let request = Request {
         home: Path::new(&home),
         plan: &args.plan,
-        shell: &args.shell,
-        path: args.path.clone(),
+        scripts: Some(Scripts { shell: &args.shell, prefixes: environment::prefixes(&args.path) }),
     };
     state::run_in_unit(&request, &|event| {
         if let Event::Moved { from, to } = event {

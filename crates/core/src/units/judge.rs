@@ -6,12 +6,22 @@
 use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
-use crate::unit::{Section, Unit, Value};
+use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::{Names, description, sandbox};
 
 /// Whether there is something to judge.
 pub(super) fn is_needed(instance: &Instance) -> bool {
     !instance.secrets().is_empty() || !instance.shown_files().is_empty()
+}
+
+/// The lines by which what reads the files first waits for the judgement.
+pub(super) fn required(instance: &Instance) -> impl Iterator<Item = Entry> {
+    let lines = is_needed(instance).then(|| {
+        let line = |directive| Entry::new(directive, Value::words([Names(&instance.name).judge()]));
+        let why = "before systemd reads the variables of one, and the server all the others";
+        [line("Requires").because(why), line("After")]
+    });
+    lines.into_iter().flatten()
 }
 
 /// The unit, where there is something to judge.

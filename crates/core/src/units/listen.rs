@@ -40,9 +40,14 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
             "a client starts the server, also while it ends; meanwhile the proxy holds it",
         )
         .set_why(
+            "StopPropagatedFrom",
+            Value::words([names.main()]),
+            "who stops the server stops its clients; those who wait for a start wait on when it is made again",
+        )
+        .set_why(
             "PartOf",
-            Value::words([names.main(), names.net()]),
-            "who stops the server stops its clients",
+            Value::words([names.net()]),
+            "it is in that namespace",
         )
         .set_why(
             "Wants",

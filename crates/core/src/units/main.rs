@@ -10,8 +10,8 @@ use crate::unit::escape::{Command, Word};
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{
-    NO_GENERATION, Names, SLICE, TARGET, description, environment, secrets, sockets, switch, turns,
-    weaker,
+    NO_GENERATION, Names, SLICE, TARGET, description, environment, judge, secrets, setup, sockets,
+    switch, turns, weaker,
 };
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
@@ -24,10 +24,18 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
 fn unit_section(instance: &Instance) -> Section {
     let names = Names(&instance.name);
     let watch = secrets::is_watched(instance).then(|| Value::words([names.secrets()]));
+    let before = || std::iter::once(names.net()).chain(setup::unit_of(instance));
     Section::new("Unit")
         .set("Description", description("opencode server", &instance.name))
-        .set("Requires", Value::words([names.net(), names.setup()]))
-        .set("After", Value::words([names.net(), names.setup()]))
+        .set("Requires", Value::words(before()))
+        .set("After", Value::words(before()))
+        .extend(
+            setup::unit_of(instance)
+                .is_none()
+                .then(|| judge::required(instance))
+                .into_iter()
+                .flatten(),
+        )
         .set_why(
             "After",
             Value::words([names.dns_socket(), names.events()]),
@@ -126,6 +134,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(sandbox::empty_root(instance, facts, Programs::Agent))
         .extend(sandbox::minimal_etc(instance, facts))
         .extend(sandbox::configuration(instance))
+        .extend(setup::unit_of(instance).is_none().then(|| setup::shown_plan(names)))
         .extend(sandbox::messages(facts))
         .extend([turns::connection()])
         .set_why(
@@ -194,6 +203,9 @@ fn command(instance: &Instance, facts: &HostFacts) -> Value {
         port.as_str().into(),
     ];
     argv.extend(["--attend".into(), instance.name.as_str().into()]);
+    if setup::unit_of(instance).is_none() {
+        argv.extend(["--setup".into(), setup::plan(Names(&instance.name)).into()]);
+    }
     if instance.is_on_demand() {
         argv.extend(["--idle".into(), instance.idle_timeout.to_string().into()]);
         argv.extend((instance.idle_clients == IdleClients::Active).then(|| "--idle-active".into()));

@@ -3,7 +3,7 @@
 //! | unit | runs as | what it is |
 //! |---|---|---|
 //! | `opencode-NAME.service` | the instance's user | the server; its process 1 is the supervisor |
-//! | `opencode-setup@NAME.service` | the instance's user | initialises an empty HOME, keeps the links in it |
+//! | `opencode-setup@NAME.service` | the instance's user | the operator's scripts, and what the supervisor does in HOME without them |
 //! | `opencode-judge@NAME.service` | root, without capabilities | judges the operator's files |
 //! | `opencode-net@NAME.service` | root, confined | namespace, policy, accounts, password |
 //! | `opencode-listen@NAME.socket`, `.service` | its own user | proxy from the host into the namespace |
@@ -69,7 +69,7 @@ impl Names<'_> {
         format!("opencode-{}.service", self.0)
     }
 
-    /// `opencode-setup@NAME.service`.
+    /// `opencode-setup@NAME.service`, with scripts of the operator's.
     pub fn setup(self) -> String {
         format!("opencode-setup@{}.service", self.0)
     }
@@ -168,8 +168,13 @@ impl Names<'_> {
     }
 
     /// Every unit that is on every host, in the order in which they stop.
-    pub fn all(self) -> [String; 5] {
-        [self.socket(), self.proxy(), self.main(), self.setup(), self.net()]
+    pub fn all(self) -> [String; 4] {
+        [self.socket(), self.proxy(), self.main(), self.net()]
+    }
+
+    /// Those that an instance has for what it declares. Each ends with one of [`Self::all`], or by itself.
+    pub fn sometimes(self) -> [String; 5] {
+        [self.setup(), self.judge(), self.secrets(), self.sockets(), self.places()]
     }
 
     /// The pinned network namespace.
@@ -268,9 +273,9 @@ pub fn of_instance(
     units.extend(sockets::unit(instance, facts));
     let main = places::leave(overrides.main.apply(main::unit(instance, facts)), instance, facts);
     units.extend(places::unit(instance, facts, &main));
+    units.extend(setup::unit(instance, facts).map(|unit| overrides.setup.apply(unit)));
     units.extend([
         main,
-        overrides.setup.apply(setup::unit(instance, facts)),
         switch::watches(overrides.net.apply(net::unit(instance, facts)), facts, rules),
         socket,
         listen::proxy(instance, facts),

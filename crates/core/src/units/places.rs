@@ -12,14 +12,16 @@ use crate::audit::mounts::parts;
 use crate::bound::is_below;
 use crate::facts::HostFacts;
 use crate::overrides;
+use crate::plan::digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Bind, Word};
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, sandbox, switch};
+use crate::units::{Names, description, sandbox, setup, switch};
 
 /// In the main unit: a place that this unit shows.
 pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
-/// Where an empty directory is mounted when all places are.
+/// Where an empty directory is mounted when all places are, by the name of the list: a unit that was started
+/// for another list is none that the supervisor waits for.
 pub const DONE: &str = "/.places";
 /// The length of a list from which on this unit is worth its start.
 const MANY: usize = 16;
@@ -49,6 +51,9 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
         return main;
     }
     let names = Names(&instance.name);
+    let list: Vec<String> =
+        listed.iter().filter_map(|at| entries.get(*at).and_then(bind)).map(said).collect();
+    let name: String = digest(list.join("\n").as_bytes()).chars().take(16).collect();
     let mut first = true;
     for (at, entry) in entries.iter_mut().enumerate() {
         if listed.contains(&at) {
@@ -59,11 +64,13 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
         } else if let ("ExecStart", Value::Command(command)) = (&*entry.directive, &mut entry.value)
             && let Some(at) = command.argv.iter().position(|word| *word == Word::from("--port"))
         {
-            command.argv.insert(at, "--places".into());
+            command.argv.splice(at..at, ["--places".into(), name.as_str().into()]);
         }
     }
     let why = "the last of the places: the supervisor waits for it";
-    entries.push(Entry::new(SHOWN, Value::bind_to(&names.shown(), DONE)).because(why));
+    entries.push(
+        Entry::new(SHOWN, Value::bind_to(&names.shown(), &format!("{DONE}/{name}"))).because(why),
+    );
     let line = |directive| Entry::new(directive, Value::words([names.places()]));
     let at = unit.entries.iter().rposition(|entry| entry.directive == "Requires");
     let at = at.map_or(unit.entries.len(), |at| at + 1);
@@ -177,12 +184,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
             Value::words([names.net()]),
             "that one makes the root of the sandbox, which the mount points are in",
         )
-        .set_why(
-            "Requires",
-            Value::words([names.setup()]),
-            "when that is done the server starts at once, or not at all",
-        )
-        .set("After", Value::words([names.net(), names.setup()]))
+        .extend(before(instance))
         .set_why(
             "PartOf",
             Value::words([names.main()]),
@@ -225,6 +227,17 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
         .set("UMask", Value::word("0022"))
         .extend(switch::belongs_to_server(facts));
     Some(Unit { name: names.places(), sections: vec![unit, service] })
+}
+
+/// What it begins after, as the server does, so that it waits for that one alone.
+fn before(instance: &Instance) -> Vec<Entry> {
+    let setup = setup::unit_of(instance);
+    let required = setup.as_ref().map(|unit| {
+        Entry::new("Requires", Value::words([unit]))
+            .because("when that is done the server starts at once, or not at all")
+    });
+    let units = std::iter::once(Names(&instance.name).net()).chain(setup);
+    required.into_iter().chain([Entry::new("After", Value::words(units))]).collect()
 }
 
 #[cfg(test)]
@@ -270,15 +283,21 @@ mod tests {
         let line = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
         let begin = " places a --systemctl /usr/bin/systemctl -- /data/0 /data/1 ";
         assert!(line.contains(begin), "{line}");
-        let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/places:/.places";
-        assert!(line.ends_with(end), "{line}");
+        let (list, done) = line.rsplit_once(':').unwrap();
+        let end = " -\"/opt/b:/b c\" /run/opencode-instances/a/places";
+        assert!(list.ends_with(end), "{line}");
+        let name = done.strip_prefix("/.places/").unwrap();
+        assert_eq!(name.len(), 16, "{line}");
         let text = find(&units, "opencode-a.service").unwrap().render(257).0;
         assert!(
             text.contains(
                 "\nRequires=opencode-places@a.service\nAfter=opencode-places@a.service\n"
             )
         );
-        assert!(text.contains(" --places --port 4096 "), "{text}");
+        assert!(text.contains(&format!(" --places {name} --port 4096 ")), "{text}");
+        let others = self::units(MANY, "\"-/opt/b:/b d\"", "");
+        let text = find(&others, "opencode-a.service").unwrap().render(257).0;
+        assert!(!text.contains(name), "{text}");
     }
 
     #[test]
@@ -302,17 +321,14 @@ mod tests {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
-        for unit in ["opencode-a.service", "opencode-setup@a.service"] {
-            assert_eq!(lines(&facts, unit, "BindReadOnlyPaths"), ["e-engine", "g-glibc"], "{unit}");
-        }
-        assert_eq!(lines(&facts, "opencode-a.service", SHOWN).len(), 20);
+        let main = "opencode-a.service";
+        assert_eq!(lines(&facts, main, "BindReadOnlyPaths"), ["e-engine", "g-glibc"]);
+        assert_eq!(lines(&facts, main, SHOWN).len(), 20);
         // Where nobody says what it needs, it gets everything.
         if let Some(nixos) = &mut facts.nixos {
             nixos.proxy.clear();
         }
-        for unit in ["opencode-a.service", "opencode-setup@a.service"] {
-            assert_eq!(lines(&facts, unit, "BindReadOnlyPaths").len(), 22, "{unit}");
-        }
+        assert_eq!(lines(&facts, main, "BindReadOnlyPaths").len(), 22);
     }
 
     #[test]

@@ -180,17 +180,6 @@ pub(crate) enum Programs {
 /// A directory of its own and not `TemporaryFileSystem=/`: `ProtectSystem=strict` claims `/` too,
 /// and systemd then drops the file system without a word and shows the whole host.
 pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Programs) -> Vec<Entry> {
-    let mut entries = root(instance, facts, programs);
-    entries.push(why(
-        "InaccessiblePaths",
-        Value::word(HARDWARE),
-        "the host's devices and network links, which /sys shows to every namespace",
-    ));
-    entries
-}
-
-/// The same for a program of ours that nobody reaches: nothing is hidden that only an agent must not see.
-pub(crate) fn root(instance: &Instance, facts: &HostFacts, programs: Programs) -> Vec<Entry> {
     let names = Names(&instance.name);
     let mut entries = vec![
         entry("RootDirectory", Value::words([names.root()])),
@@ -214,6 +203,11 @@ pub(crate) fn root(instance: &Instance, facts: &HostFacts, programs: Programs) -
     if programs == Programs::Agent {
         entries.extend(tools(instance, facts));
     }
+    entries.push(why(
+        "InaccessiblePaths",
+        Value::word(HARDWARE),
+        "the host's devices and network links, which /sys shows to every namespace",
+    ));
     entries
 }
 

@@ -1,5 +1,8 @@
-//! `opencode-setup@NAME.service`: initialises an empty HOME and keeps the links in it, as the
+//! `opencode-setup@NAME.service`: what the operator wants to happen before the server starts, as the
 //! instance's user, in the instance's sandbox. The project is not mounted.
+//!
+//! Where there is nothing of that kind the supervisor looks after HOME itself, before its server:
+//! another sandbox would cost every start and every wake some 80 ms.
 
 use crate::config;
 use crate::facts::HostFacts;
@@ -9,32 +12,48 @@ use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{Names, SLICE, description, environment, judge, sockets, weaker};
 
-pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
+/// The unit's name, where the instance has it: with scripts, with lines of the operator's own, and with
+/// sockets of the host, without which no server starts but which one that runs goes on without.
+pub(super) fn unit_of(instance: &Instance) -> Option<String> {
+    let needed = has_scripts(instance)
+        || instance.unit_overrides.setup.names().next().is_some()
+        || sockets::is_needed(instance);
+    needed.then(|| Names(&instance.name).setup())
+}
+
+fn has_scripts(instance: &Instance) -> bool {
+    instance.pre_init_script.is_some() || instance.post_init_script.is_some()
+}
+
+/// The plan, at a path that never changes.
+pub(super) fn plan(names: Names<'_>) -> String {
+    format!("{}/{}", names.config_dir(), config::PLAN)
+}
+
+/// The line by which a sandbox shows it.
+pub(super) fn shown_plan(names: Names<'_>) -> Entry {
+    let why = "what to do in HOME: the links, and the operator's scripts";
+    Entry::new("BindReadOnlyPaths", Value::bind(&format!("{}/setup", names.config_dir())))
+        .because(why)
+}
+
+/// The unit, where the instance has one.
+pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
+    let name = unit_of(instance)?;
     let names = Names(&instance.name);
-    let judge = judge::is_needed(instance).then(|| {
-        let line = |directive| Entry::new(directive, Value::words([names.judge()]));
-        let why = "before this unit reads the variables of one, and the server all the others";
-        [line("Requires").because(why), line("After")]
-    });
     let unit = Section::new("Unit")
         .set("Description", description("Setup", &instance.name))
         .set("Requires", Value::words([names.net()]))
         .set("After", Value::words([names.net()]))
-        .extend(judge.into_iter().flatten())
+        .extend(judge::required(instance))
         .extend(sockets::awaited(instance))
         .set("RequiresMountsFor", Value::ListedPath(instance.state_dir.clone()))
-        .set("RequiresMountsFor", Value::ListedPath(instance.directory.clone()))
-        .set_why(
-            "AssertPathIsDirectory",
-            Value::Path(instance.directory.clone()),
-            "here, and not in the server's unit: a dependency that fails is told to clients that wait",
-        )
         .set_why(
             "StartLimitIntervalSec",
             Value::Number(0),
             "it runs before each start of the server, whose own limit is the one to tell of",
         );
-    let scripts = instance.pre_init_script.is_some() || instance.post_init_script.is_some();
+    let scripts = has_scripts(instance);
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("NotifyAccess", Value::word("main"))
@@ -53,29 +72,14 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .extend(sandbox::namespace(names))
         .extend([families(scripts)])
         .extend(sandbox::hardening())
-        .extend(shown(instance, facts, scripts))
+        .extend(sandbox::empty_root(instance, facts, Programs::Agent))
+        .extend(sandbox::minimal_etc(instance, facts))
+        .extend(sandbox::configuration(instance))
         .extend(sandbox::messages(facts))
-        .set_why(
-            "BindReadOnlyPaths",
-            Value::bind(&format!("{}/setup", names.config_dir())),
-            "what to do: the links, and the operator's scripts",
-        );
+        .extend([shown_plan(names)]);
     // Without them nothing of the operator's or the agent's runs here.
     let service = if scripts { weaker::apply(service, instance) } else { service };
-    Unit { name: names.setup(), sections: vec![unit, service] }
-}
-
-/// Scripts, and commands of the operator's, see what the agent sees, but not the project. Without them this program does everything, before
-/// each start, where a client may wait: systemd reads all mounts again for each of them.
-fn shown(instance: &Instance, facts: &HostFacts, scripts: bool) -> Vec<Entry> {
-    let further = instance.unit_overrides.setup.names().any(|name| name.starts_with("Exec"));
-    if !scripts && !further && facts.knows_engine() {
-        return sandbox::root(instance, facts, Programs::Own);
-    }
-    let mut entries = sandbox::empty_root(instance, facts, Programs::Agent);
-    entries.extend(sandbox::minimal_etc(instance, facts));
-    entries.extend(sandbox::configuration(instance));
-    entries
+    Some(Unit { name, sections: vec![unit, service] })
 }
 
 /// A script may use the network as far as the namespace lets it.
@@ -90,7 +94,7 @@ fn families(scripts: bool) -> Entry {
 }
 
 fn command(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
-    let plan = format!("{}/{}", Names(&instance.name).config_dir(), config::PLAN);
+    let plan = plan(Names(&instance.name));
     let mut argv: Vec<Word> =
         ["setup", "--plan", &plan, "--shell", facts.shell.as_str()].map(Word::from).to_vec();
     argv.insert(0, facts.engine.as_str().into());

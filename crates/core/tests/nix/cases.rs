@@ -164,7 +164,6 @@ fn the_engine_takes_and_renders_every_case() {
                 format!("opencode-listen@{instance}.service"),
                 format!("opencode-listen@{instance}.socket"),
                 format!("opencode-net@{instance}.service"),
-                format!("opencode-setup@{instance}.service"),
             ] {
                 let path = format!("/etc/systemd/system/{unit}");
                 assert!(desired.files.contains_key(&path), "{name}: {path}");

@@ -50,17 +50,13 @@ const NOTHING: Row = Row {
 };
 
 /// The server alone is restarted.
-const RESTARTED: Row = Row {
-    decides: "restart blue",
-    happens: "-blue +setup@blue +blue",
-    agent: Some(Became::Again),
-    ..NOTHING
-};
+const RESTARTED: Row =
+    Row { decides: "restart blue", happens: "-blue +blue", agent: Some(Became::Again), ..NOTHING };
 
 /// The server's accounts or its password changed, which the namespace's unit makes.
 const RESTARTED_WITH_NET: Row = Row {
     decides: "restart blue net@blue",
-    happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
+    happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue",
     agent: Some(Became::Again),
     ..NOTHING
 };
@@ -81,7 +77,7 @@ const MOVED_WITH_PROXY: Row = Row {
 
 /// What was stopped by hand starts again, for its target is started.
 const CAME_BACK: Row = Row {
-    happens: "+net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +listen@blue.socket",
+    happens: "+net@blue +dns@blue.socket +dns@blue +events@blue +blue +listen@blue.socket",
     agent: Some(Became::New),
     ..NOTHING
 };
@@ -95,9 +91,9 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.enabled = true,
         both: true,
         agent: Some(Became::New),
-        happens: "+host@addresses +host@turns.socket +host@turns +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
+        happens: "+host@addresses +host@turns.socket +host@turns +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +blue \
                   +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
-                  +setup@green +green +endpoint@green +listen@green.socket \
+                  +green +endpoint@green +listen@green.socket \
                   +opencode.target",
         ..NOTHING
     },
@@ -122,9 +118,9 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| *fleet = Fleet::default(),
         both: true,
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +setup@blue +blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +opencode.slice +blue \
                   +endpoint@blue +listen@blue.socket +identity@green +net@green +dns@green.socket +dns@green +events@green \
-                  +setup@green +green +endpoint@green +listen@green.socket",
+                  +green +endpoint@green +listen@green.socket",
         ..NOTHING
     },
     Row {
@@ -146,7 +142,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: without_blue,
         change: |fleet| *fleet = Fleet::default(),
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +endpoint@blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue +endpoint@blue \
                   +listen@blue.socket",
         ..NOTHING
     },
@@ -199,7 +195,7 @@ pub(crate) const ROWS: &[Row] = &[
         meanwhile: CLIENTS,
         change: log_level,
         decides: "restart blue",
-        happens: "-listen@blue.service -blue +setup@blue +blue +refusal@blue +listen@blue.service",
+        happens: "-blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -244,7 +240,7 @@ pub(crate) const ROWS: &[Row] = &[
             log_level(fleet);
         },
         decides: "stop endpoint@blue; restart blue; start endpoint@blue",
-        happens: "-listen@blue.service -listen@blue.socket -endpoint@blue -blue +setup@blue \
+        happens: "-listen@blue.service -listen@blue.socket -endpoint@blue -blue \
                   +blue +listen@blue.socket +endpoint@blue",
         agent: Some(Became::Again),
         ..NOTHING
@@ -323,7 +319,7 @@ pub(crate) const ROWS: &[Row] = &[
         },
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED_WITH_NET
     },
     Row { name: "a file of the sandbox's /etc", change: sandbox_etc, ..RESTARTED },
@@ -332,7 +328,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "directory", "/srv/other"),
         decides: "restart blue identity@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED
     },
     Row {
@@ -340,7 +336,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "stateDir", "/data/blue"),
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -348,7 +344,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: groups,
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -363,7 +359,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "auth.enable", false),
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -371,7 +367,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "auth.passwordFile", "/run/secrets/blue"),
         decides: "restart blue identity@blue net@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +judge@blue +setup@blue +blue",
+                  +judge@blue +blue",
         ..RESTARTED_WITH_NET
     },
     Row {
@@ -379,7 +375,7 @@ pub(crate) const ROWS: &[Row] = &[
         change: |fleet| fleet.set("blue", "nix.enable", true),
         decides: "restart blue identity@blue",
         happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         ..RESTARTED
     },
     Row {
@@ -408,7 +404,26 @@ pub(crate) const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        name: "the first script",
+        change: |fleet| fleet.set("blue", "preInitScript", "true"),
+        happens: "-blue +setup@blue +blue",
+        ..RESTARTED
+    },
+    Row {
+        name: "another script",
+        before: |fleet| fleet.set("blue", "preInitScript", "true"),
+        change: |fleet| fleet.set("blue", "preInitScript", "false"),
+        ..NOTHING
+    },
+    Row {
+        name: "no script any more",
+        before: |fleet| fleet.set("blue", "preInitScript", "true"),
+        change: |fleet| fleet.set("blue", "preInitScript", json!(null)),
+        ..RESTARTED
+    },
+    Row {
         name: "unitOverrides.setup",
+        before: |fleet| fleet.set("blue", "preInitScript", "true"),
         change: |fleet| fleet.set("blue", "unitOverrides.setup.TimeoutStartSec", 300),
         ..NOTHING
     },
@@ -416,7 +431,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "unitOverrides.net",
         change: |fleet| fleet.set("blue", "unitOverrides.net.TimeoutStartSec", 60),
         decides: "restart blue net@blue",
-        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -435,8 +450,8 @@ pub(crate) const ROWS: &[Row] = &[
                   net@blue net@green",
         happens: "-blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses -host@turns \
                   -dns@blue.socket -net@blue -dns@green.socket -net@green +host@addresses \
-                  +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +net@green \
-                  +dns@green.socket +events@green +dns@green +setup@green +green +host@turns",
+                  +net@blue +dns@blue.socket +dns@blue +events@blue +blue +net@green \
+                  +dns@green.socket +events@green +dns@green +green +host@turns",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -452,8 +467,8 @@ pub(crate) const ROWS: &[Row] = &[
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
                   -listen@green.socket -blue -dns@blue -dns@green -events@blue -events@green \
                   -green -host@addresses -host@turns -dns@blue.socket -net@blue -dns@green.socket -net@green \
-                  +host@addresses +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue \
-                  +blue +net@green +dns@green.socket +events@green +dns@green +setup@green +green \
+                  +host@addresses +net@blue +dns@blue.socket +dns@blue +events@blue \
+                  +blue +net@green +dns@green.socket +events@green +dns@green +green \
                   +host@turns +listen@blue.socket +listen@green.socket",
         agent: Some(Became::Again),
         ..NOTHING
@@ -467,7 +482,7 @@ pub(crate) const ROWS: &[Row] = &[
                   green host@addresses host@turns net@green",
         happens: "~net@blue -dns@blue -dns@green -events@blue -events@green -green -host@addresses -host@turns \
                   -dns@green.socket -net@green +dns@blue +host@addresses +net@green \
-                  +dns@green.socket +events@green +dns@green +events@blue +setup@green +green +host@turns",
+                  +dns@green.socket +events@green +dns@green +events@blue +green +host@turns",
         ..NOTHING
     },
     Row {
@@ -483,7 +498,7 @@ pub(crate) const ROWS: &[Row] = &[
         happens: "-listen@blue.service -listen@blue.socket -listen@green.service \
                   -listen@green.socket ~net@blue -dns@blue -dns@green -events@blue -events@green \
                   -green -host@addresses -host@turns -dns@green.socket -net@green +dns@blue +host@addresses \
-                  +net@green +dns@green.socket +events@green +dns@green +events@blue +setup@green \
+                  +net@green +dns@green.socket +events@green +dns@green +events@blue \
                   +green +host@turns +listen@blue.socket +listen@green.socket",
         ..NOTHING
     },
@@ -519,7 +534,7 @@ pub(crate) const ROWS: &[Row] = &[
         },
         decides: "skip blue; reload net@blue; restart identity@blue",
         happens: "~net@blue -blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue \
-                  +setup@blue +blue",
+                  +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -536,7 +551,7 @@ pub(crate) const ROWS: &[Row] = &[
         decides: "stop endpoint@blue; skip blue; reload net@blue; restart identity@blue; \
                   start endpoint@blue",
         happens: "-listen@blue.socket -endpoint@blue ~net@blue -blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue \
-                  +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +listen@blue.socket +endpoint@blue",
+                  +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue +listen@blue.socket +endpoint@blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -545,7 +560,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: stays,
         change: |fleet| fleet.set("blue", "directory", "/srv/other"),
         decides: "skip blue; restart identity@blue",
-        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue",
+        happens: "-blue -dns@blue -dns@blue.socket -events@blue -net@blue -identity@blue +identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -574,7 +589,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: watched,
         change: another_secret,
         decides: "restart blue secrets@blue",
-        happens: "-secrets@blue -blue +judge@blue +setup@blue +secrets@blue +blue",
+        happens: "-secrets@blue -blue +judge@blue +secrets@blue +blue",
         agent: Some(Became::Again),
         ..NOTHING
     },
@@ -601,7 +616,7 @@ pub(crate) const ROWS: &[Row] = &[
         before: by_hand,
         change: |fleet| fleet.set("blue", "autoStart", true),
         agent: Some(Became::New),
-        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +setup@blue +blue +endpoint@blue \
+        happens: "+identity@blue +net@blue +dns@blue.socket +dns@blue +events@blue +blue +endpoint@blue \
                   +listen@blue.socket",
         ..NOTHING
     },

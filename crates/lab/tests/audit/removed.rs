@@ -153,8 +153,8 @@ const BY_HAND: &[(&str, &str, &str)] = &[
     ),
     (
         "units",
-        "echo '# edited' >>/etc/systemd/system/opencode-setup@website.service",
-        "sed -i '/^# edited/d' /etc/systemd/system/opencode-setup@website.service; systemctl daemon-reload",
+        "echo '# edited' >>/etc/systemd/system/opencode-refusal@website.service",
+        "sed -i '/^# edited/d' /etc/systemd/system/opencode-refusal@website.service; systemctl daemon-reload",
     ),
     (
         "units",

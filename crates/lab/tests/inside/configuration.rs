@@ -155,7 +155,7 @@ fn replaced_by_the_agent(machine: &Machine) {
         sh(machine, &format!("cat {CONFIG}/opencode.json.replaced")),
         "{\"username\":\"agent\"}"
     );
-    let said = sh(machine, "journalctl -u opencode-setup@website.service -o cat");
+    let said = sh(machine, "journalctl -u opencode-website.service -o cat");
     assert!(said.contains("opencode.json is now"), "{said}");
 }
 

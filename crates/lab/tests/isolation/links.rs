@@ -1,4 +1,4 @@
-//! Links that the agent plants where root or the setup could follow them.
+//! Links that the agent plants where root or the supervisor could follow them.
 
 use anyhow::{Result, ensure};
 
@@ -33,10 +33,9 @@ pub(crate) fn plant(stage: &Stage) -> Result<()> {
         ensure!(said.contains(target), "the link was not planted: {said}");
         let before = machine.sh(OUTSIDE)?.ok()?;
         let restart = machine.sh("systemctl restart opencode-website")?;
-        ensure!(!restart.success(), "setup followed {at} to {target}");
-        let log =
-            machine.sh("journalctl -u opencode-setup@website -n 20 --no-pager -o cat")?.ok()?;
-        ensure!(log.contains(&format!("{home}/{at} is a symbolic link")), "setup says: {log}");
+        ensure!(!restart.success(), "the supervisor followed {at} to {target}");
+        let log = machine.sh("journalctl -u opencode-website -n 20 --no-pager -o cat")?.ok()?;
+        ensure!(log.contains(&format!("{home}/{at} is a symbolic link")), "it says: {log}");
         let applied =
             machine.run_for(instances_lab::fleet::PATIENCE, ["opencode-instances", "apply"])?;
         let after = machine.sh(OUTSIDE)?.ok()?;

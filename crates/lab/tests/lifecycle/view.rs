@@ -101,12 +101,11 @@ pub(crate) fn wait_for(machine: &Machine, unit: &str, state: &str) {
 }
 
 /// Every unit of an instance.
-pub(crate) fn units(instance: &str) -> [String; 5] {
+pub(crate) fn units(instance: &str) -> [String; 4] {
     [
         format!("opencode-listen@{instance}.socket"),
         format!("opencode-listen@{instance}.service"),
         format!("opencode-{instance}.service"),
-        format!("opencode-setup@{instance}.service"),
         format!("opencode-net@{instance}.service"),
     ]
 }

@@ -50,7 +50,6 @@ fn the_outputs(machine: &Machine, fleet: &str) {
              opencode-listen@website.socket\n\
              opencode-net@website.service\n\
              opencode-refusal@website.service\n\
-             opencode-setup@website.service\n\
              opencode-website.service"
         )
     );

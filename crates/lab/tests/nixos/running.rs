@@ -86,10 +86,10 @@ fn nothing_else_of_the_host(machine: &Machine) {
             "/etc",
             "gitconfig\ngroup\nhost.conf\nhosts\nnsswitch.conf\nopencode-instances\npasswd\nresolv.conf\nssl",
         ),
-        // Where the sandboxes of the setup and of the resolver have what they read.
+        // Where the sandboxes of the supervisor and of the resolver have what they read.
         ("/etc/opencode-instances", "website"),
         ("/etc/opencode-instances/website", "network.json\nsetup"),
-        ("/etc/opencode-instances/website/setup", ""),
+        ("/etc/opencode-instances/website/setup", "plan.json"),
         ("/srv", "website"),
     ];
     for (directory, entries) in expected {

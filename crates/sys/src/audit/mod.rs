@@ -90,8 +90,7 @@ impl Audit<'_> {
         let network = record.network(&root)?.ok_or_else(|| Error::NoNetwork(names.network()))?;
         let helpers = record.helpers(&root)?;
         let usual = [&names.all()[..], &helpers, &[ADDRESSES, SLICE].map(str::to_owned)].concat();
-        let sometimes =
-            [names.judge(), names.secrets(), names.sockets(), names.places(), names.refusal()];
+        let sometimes = [&names.sometimes()[..], &[names.refusal()]].concat();
         let mut units = observe::units(&[&usual[..], &sometimes].concat())?;
         let is_there = |unit: &Loaded| unit.property("LoadState") != Some("not-found");
         units.retain(|unit| is_there(unit) || !sometimes.contains(&unit.name));

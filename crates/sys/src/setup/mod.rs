@@ -1,6 +1,7 @@
 //! What stands below HOME before the server starts: initialised once, and the managed links kept.
 //!
-//! Runs as the instance's user inside its sandbox, before each start. The agent owns the tree and may
+//! Runs as the instance's user inside its sandbox, before each start: in a unit of its own where the
+//! operator has scripts, and otherwise in the supervisor. The agent owns the tree and may
 //! have planted anything in it, so every step goes through the descriptor of the directory before it,
 //! and no link is ever followed. What is not usable is left alone and named in the error.
 //!
@@ -16,7 +17,6 @@ mod links;
 mod note;
 mod script;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use rustix::fs::{self, Dir, Mode, OFlags};
 use thiserror::Error;
 
 use crate::notify::Notifier;
-use crate::{environment, passed, shell};
+use crate::{passed, shell};
 use directory::Directory;
 use note::State;
 
@@ -44,10 +44,17 @@ pub struct Request<'a> {
     pub home: &'a Path,
     /// The plan; the scripts lie beside it.
     pub plan: &'a Path,
-    /// What runs the scripts.
+    /// How the scripts run; `None` where there are none.
+    pub scripts: Option<Scripts<'a>>,
+}
+
+/// How the operator's scripts run.
+#[derive(Debug)]
+pub struct Scripts<'a> {
+    /// What runs them.
     pub shell: &'a Path,
-    /// Prefixes of programs, which go in front of `PATH`, joined by colons.
-    pub path: OsString,
+    /// Prefixes of programs, which go in front of `PATH`.
+    pub prefixes: Vec<PathBuf>,
 }
 
 /// Why the server would not find its HOME as it should be.
@@ -188,9 +195,8 @@ fn initialise(
     home: &Directory,
     said: &dyn Fn(Event<'_>),
 ) -> Result<(), Error> {
-    let prefixes = environment::prefixes(&request.path);
     let [before, after] = SCRIPTS;
-    let run = |name| script::run(request, &prefixes, name, said);
+    let run = |name| script::run(request, name, said);
     said(Event::Step("note that it begins"));
     note::write(home, State::Begun)?;
     run(before)?;

@@ -55,8 +55,7 @@ impl Stage {
         let request = Request {
             home: &self.at("home"),
             plan: &self.at("setup/plan.json"),
-            shell: Path::new("/bin/bash"),
-            path: OsString::new(),
+            scripts: Some(Scripts { shell: Path::new("/bin/bash"), prefixes: Vec::new() }),
         };
         run(&request, said)
     }
@@ -480,8 +479,7 @@ fn a_home_that_is_none_is_refused() {
     let stage = Stage::new();
     let run = |home: &Path| {
         let plan = stage.at("setup/plan.json");
-        let request =
-            Request { home, plan: &plan, shell: Path::new("/bin/bash"), path: OsString::new() };
+        let request = Request { home, plan: &plan, scripts: None };
         run(&request, &|_| {}).map_err(|error| error.to_string())
     };
     assert!(run(&stage.at("gone")).is_err());

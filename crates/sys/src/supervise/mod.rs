@@ -21,8 +21,10 @@ pub(crate) mod signals;
 mod turn;
 mod watch;
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
@@ -38,6 +40,7 @@ use turn::Turn;
 use crate::notify::Notifier;
 use crate::passed;
 use crate::places;
+use crate::setup::{self, Event};
 use crate::shell;
 
 /// Runs the server until it ends or a signal asks for the end.
@@ -89,11 +92,15 @@ fn start(
     let attend = options.attend.as_ref().map(|name| Attend::listen(&socket_name(name)));
     let attend =
         attend.transpose().map_err(|error| format!("cannot listen to the proxies: {error}"))?;
-    if options.places {
+    if let Some(list) = &options.places {
         notifier.status("waiting for the places of the host");
-        if !places::wait(|| signals.take().is_some())? {
+        if !places::wait(list, || signals.take().is_some())? {
             return Ok(None);
         }
+    }
+    if let Some(plan) = &options.setup {
+        notifier.status("setting up HOME");
+        set_up(options.home.as_deref(), plan, log)?;
     }
     let Some(turn) = turn::wait(&mut signals, notifier) else { return Ok(None) };
     let password = server::password(options.credentials.as_deref(), options.password)?;
@@ -112,6 +119,21 @@ fn start(
         None => server::inherited_login(options.dialect),
     };
     Ok(Some((server, signals, login, attend, turn)))
+}
+
+/// Brings HOME to where the server can start.
+fn set_up(home: Option<&Path>, plan: &Path, log: &mut Relay<'_>) -> Result<(), String> {
+    let home = home.ok_or("HOME is not set; the unit sets it")?;
+    let moved = RefCell::new(Vec::new());
+    let done = setup::run(&setup::Request { home, plan, scripts: None }, &|event| {
+        if let Event::Moved { from, to } = event {
+            moved.borrow_mut().push(format!("{} is now {}", from.display(), to.display()));
+        }
+    });
+    for words in moved.into_inner() {
+        log.say(5, &words);
+    }
+    done.map_err(|error| error.to_string())
 }
 
 /// Makes sure that the user can enter the project, which systemd does where the server starts in it.

@@ -35,8 +35,10 @@ pub struct Options {
     pub attend: Option<InstanceName>,
     /// `--idle`: when the server ends because nobody uses it; `None` for never.
     pub idle: Option<Idle>,
-    /// `--places`: whether the host mounts places before anything starts.
-    pub places: bool,
+    /// `--setup`: what is done in HOME before the server starts; `None` where a unit before has done it.
+    pub setup: Option<PathBuf>,
+    /// `--places`: the name of the list of places that the host mounts before anything starts.
+    pub places: Option<OsString>,
     /// `--opencode`: how this generation of opencode is asked.
     pub dialect: &'static Dialect,
     /// `--password`: whether a missing credential is an error, and not a server without a password.
@@ -81,8 +83,8 @@ pub struct Idle {
     pub alone: bool,
 }
 
-/// Parses what follows the word `supervise`: `[--generation WORD] [--places] [--attend NAME]
-/// [--idle SECONDS [--idle-active] [--idle-alone]] --port N [--opencode MAJOR]
+/// Parses what follows the word `supervise`: `[--generation WORD] [--places LIST] [--attend NAME]
+/// [--setup PLAN] [--idle SECONDS [--idle-active] [--idle-alone]] --port N [--opencode MAJOR]
 /// [--directory DIRECTORY] [--guarded] [--path PREFIX:…] [--password] [--username NAME] -- PROGRAM [ARGUMENT…]`. The generation is there for `status` to read.
 ///
 /// It reads the environment of this process for the rest. It is separate from the command line's
@@ -101,8 +103,9 @@ fn parse(
 ) -> Result<Options, UsageError> {
     let (mut port, mut password, mut prefixes) = (None, false, Vec::new());
     let (mut username, mut dialect) = (DEFAULT_USERNAME.to_owned(), &dialect::ONE);
-    let (mut directory, mut guarded, mut places) = (None, false, false);
+    let (mut directory, mut guarded, mut places) = (None, false, None);
     let (mut attend, mut idle, mut active, mut alone) = (None, None, false, false);
+    let mut setup = None;
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
@@ -119,11 +122,17 @@ fn parse(
                 username = name.into_string().map_err(UsageError::Unexpected)?;
             }
             Some("--guarded") => guarded = true,
-            Some("--places") => places = true,
+            Some("--places") => {
+                places = Some(arguments.next().ok_or(UsageError::NoValue("--places"))?);
+            }
             Some("--attend") => {
                 let name = arguments.next().ok_or(UsageError::NoValue("--attend"))?;
                 let parsed = name.to_str().and_then(|text| InstanceName::new(text).ok());
                 attend = Some(parsed.ok_or(UsageError::Unexpected(name))?);
+            }
+            Some("--setup") => {
+                let plan = arguments.next().ok_or(UsageError::NoValue("--setup"))?;
+                setup = Some(PathBuf::from(plan));
             }
             Some("--idle") => {
                 let seconds = arguments.next().ok_or(UsageError::NoValue("--idle"))?;
@@ -166,6 +175,7 @@ fn parse(
         guarded,
         attend,
         idle: idle.map(|seconds| Idle { time: Duration::from_secs(seconds), active, alone }),
+        setup,
         places,
         dialect,
         password,
