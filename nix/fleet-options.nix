@@ -16,6 +16,19 @@ in
       processors. A start that takes longer than 15 seconds no longer counts.
     '';
   };
+  memoryPressure = mkOption {
+    type = types.nullOr types.str;
+    default = null;
+    example = "10%";
+    description = ''
+      When an idle server on demand ends before its {option}`idleTimeout`: when something on the
+      host waits for memory for so much of two seconds, as the kernel counts it (PSI, `some`).
+      Then the one ends that nobody has used for the longest time, and the next one if that was
+      not enough; one that was used in the last ten seconds stays. Whoever can have the host run
+      short of memory has the idle servers of others end, and their next clients wait for a
+      start.
+    '';
+  };
   resources = {
     memoryMax = mkOption {
       type = types.str;

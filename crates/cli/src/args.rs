@@ -1,7 +1,7 @@
 //! The command line. Help texts, completions and the man page all come from here.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -115,6 +115,9 @@ pub(crate) enum Command {
         /// How many start at once; otherwise as many as the host has processors
         #[arg(long)]
         max: Option<NonZeroUsize>,
+        /// From which pressure of memory on idle servers are asked to end, in percent of the time
+        #[arg(long)]
+        pressure: Option<NonZeroU8>,
     },
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]

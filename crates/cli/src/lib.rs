@@ -85,7 +85,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Setup(args) => cmd::unit::setup(&args),
         Command::Judge(args) => cmd::unit::judge(&args),
         Command::Refusal { name, systemctl } => cmd::unit::refusal(&name, &systemctl),
-        Command::Turns { max } => cmd::unit::turns(max),
+        Command::Turns { max, pressure } => cmd::unit::turns(max, pressure),
         Command::Renew(args) => cmd::unit::renew(args),
         Command::Sockets(args) => cmd::unit::sockets(&args),
         Command::Places(args) => cmd::unit::places(&args),

@@ -98,6 +98,8 @@ pub enum Kind {
     OptionalAmount,
     /// Percent of one processor core, or nothing.
     OptionalPercent,
+    /// Percent of the time, or nothing.
+    OptionalShare,
     /// 1 to 10000, or nothing.
     OptionalWeight,
     /// A number of tasks.
@@ -158,6 +160,7 @@ impl Kind {
                     .to_owned()
             }
             Self::OptionalPercent => "percentage of one processor core".to_owned(),
+            Self::OptionalShare => "percentage of the time, 1% to 99%".to_owned(),
             Self::OptionalWeight => "integer between 1 and 10000".to_owned(),
             Self::Binds => {
                 "list of `PATH` or `PATH:PLACE`, each with `-` in front where it may be missing"
@@ -730,6 +733,16 @@ pub const FLEET: &[OptionDoc] = &[
               that takes longer than 15 seconds no longer counts.",
     },
     OptionDoc {
+        key: MEMORY_PRESSURE,
+        kind: Kind::OptionalShare,
+        default: "none",
+        example: "\"10%\"",
+        doc: "When an idle server on demand ends before its `idleTimeout`: when something on the host waits for memory \
+              for so much of two seconds, as the kernel counts it (PSI, `some`). Then the one ends that nobody has used for the longest time, \
+              and the next one if that was not enough; one that was used in the last ten seconds stays. \
+              Whoever can have the host run short of memory has the idle servers of others end, and their next clients wait for a start.",
+    },
+    OptionDoc {
         key: "resources.memoryMax",
         kind: Kind::Amount,
         default: "\"80%\"",
@@ -777,6 +790,7 @@ pub const FLEET: &[OptionDoc] = &[
 ];
 
 const MAX_CONCURRENT_STARTS: &str = "maxConcurrentStarts";
+const MEMORY_PRESSURE: &str = "memoryPressure";
 
 /// `[fleet]` as typed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -785,6 +799,8 @@ pub struct RawFleet {
     pub limits: RawInstance,
     /// How many servers start at once.
     pub max_concurrent_starts: Option<Located<i64>>,
+    /// From which pressure on idle servers end early.
+    pub memory_pressure: Option<Located<String>>,
 }
 
 /// A whole document as typed.
@@ -869,6 +885,9 @@ impl Take for RawFleet {
         if key == MAX_CONCURRENT_STARTS {
             let value = i64::from_node(node, diagnostics);
             self.max_concurrent_starts = value.map(|value| Located { value, at: node.at.clone() });
+        } else if key == MEMORY_PRESSURE {
+            let value = String::from_node(node, diagnostics);
+            self.memory_pressure = value.map(|value| Located { value, at: node.at.clone() });
         } else {
             self.limits.set(key, node, diagnostics);
         }

@@ -39,11 +39,18 @@ pub struct Fleet {
     pub resources: Resources,
     /// How many servers may start at once; otherwise as many as the host has processors.
     pub max_concurrent_starts: Option<u32>,
+    /// In how much of the time somebody may wait for memory before idle servers end early, in percent; never
+    /// without it.
+    pub memory_pressure: Option<u8>,
 }
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { resources: Resources::of_fleet(), max_concurrent_starts: None }
+        Self {
+            resources: Resources::of_fleet(),
+            max_concurrent_starts: None,
+            memory_pressure: None,
+        }
     }
 }
 

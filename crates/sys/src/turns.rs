@@ -1,18 +1,21 @@
-//! Turns of servers that start: so many at once, and the others in the order in which they asked.
+//! Turns of servers that start: so many at once, and the others in the order in which they asked. And of idle
+//! ones that end: one after the other while the host is short of memory, the least recently used first.
 //!
-//! Each supervisor has a connection from systemd. It asks with a byte, another one says that it may start its
-//! server, and the end of the connection that the server is ready, or that nobody waits any more.
+//! Each supervisor has a connection from systemd, on which both say single bytes. Its end says that the server
+//! is ready or gone.
 
 use std::convert::Infallible;
-use std::io;
-use std::num::NonZeroUsize;
+use std::io::{self, ErrorKind};
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, write};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+
+use instances_core::units::turns::PRESSURE;
 
 use crate::passed;
 
@@ -21,6 +24,26 @@ use crate::passed;
 const LONGEST: Duration = Duration::from_secs(15);
 /// The most connections; more wait to be taken.
 const MOST: usize = 4096;
+/// The most of them while servers run that may be asked to end: the others are for those that start.
+const MOST_KEPT: usize = MOST / 2;
+/// In how much time the kernel counts how long somebody waited for memory.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// What a supervisor says.
+pub(crate) mod says {
+    /// It asks for its turn.
+    pub(crate) const ASKS: u8 = b'1';
+    /// Its server is ready, and it stays to be asked to end.
+    pub(crate) const READY: u8 = b'r';
+    /// Nobody uses the server.
+    pub(crate) const IDLE: u8 = b'i';
+    /// Somebody does.
+    pub(crate) const USED: u8 = b'u';
+}
+/// What it is told: it may start its server.
+pub(crate) const BEGIN: u8 = b'1';
+/// What it is told: it should end, if nobody uses the server.
+pub(crate) const END: u8 = b'e';
 
 /// Why no turns are given.
 #[derive(Debug, thiserror::Error)]
@@ -40,52 +63,111 @@ struct Turn {
     asked: Option<u64>,
     /// Since when it may.
     since: Option<Instant>,
+    /// Whether its server is ready.
+    ready: bool,
+    /// Which one it was to become idle, if it is and has not been asked to end.
+    idle: Option<u64>,
 }
 
 impl Turn {
+    fn new(connection: OwnedFd) -> Self {
+        Self { connection, asked: None, since: None, ready: false, idle: None }
+    }
+
     fn counts(&self, now: Instant) -> bool {
-        self.since.is_some_and(|since| now < since + LONGEST)
+        !self.ready && self.since.is_some_and(|since| now < since + LONGEST)
     }
 
     /// Whether the other side is still there, when there was something of it to read.
-    fn stays(&mut self, asked: &mut u64) -> bool {
+    fn stays(&mut self, count: &mut u64, keeps: bool) -> bool {
         let mut bytes = [0; 16];
-        match recv(&self.connection, &mut bytes, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => true,
-            Ok((_, 0)) | Err(_) => false,
-            Ok(_) => {
-                if self.asked.is_none() {
-                    *asked += 1;
-                    self.asked = Some(*asked);
-                }
-                true
+        let read = match recv(&self.connection, &mut bytes, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => return true,
+            Ok((_, 0)) | Err(_) => return false,
+            Ok((_, read)) => read,
+        };
+        for byte in bytes.into_iter().take(read) {
+            *count += 1;
+            match byte {
+                says::ASKS if self.asked.is_none() => self.asked = Some(*count),
+                says::READY => self.ready = true,
+                says::IDLE => self.idle = Some(*count),
+                says::USED => self.idle = None,
+                _ => {}
             }
         }
+        keeps || !self.ready
+    }
+
+    fn say(&self, byte: u8) {
+        // A connection that takes no byte has ended, which is seen in the next round.
+        let _ = send(&self.connection, &[byte], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     fn begin(&mut self, now: Instant) {
-        // A connection that takes no byte has ended, which is seen in the next round.
-        let _ = send(&self.connection, b"1", SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        self.say(BEGIN);
         self.since = Some(now);
     }
 }
 
-/// Lets `max` servers start at once, otherwise as many as there are processors.
+/// The kernel's word that the host is short of memory.
+struct Pressure(OwnedFd);
+
+impl Pressure {
+    /// `percent` of the time somebody waits for memory. The file is opened by systemd: the kernel lets nobody else
+    /// watch it.
+    fn watch(percent: NonZeroU8) -> io::Result<Self> {
+        let number = passed::number(PRESSURE);
+        let file = number.and_then(passed::take).ok_or(ErrorKind::NotFound)?;
+        let micros = WINDOW.as_micros() * u128::from(percent.get()) / 100;
+        let trigger = format!("some {micros} {}\0", WINDOW.as_micros());
+        write(&file, trigger.as_bytes())?;
+        Ok(Self(file))
+    }
+}
+
+/// Asks the one to end that has been idle for the longest time.
+fn relieve(turns: &mut [Turn]) {
+    let longest = turns.iter_mut().filter(|turn| turn.idle.is_some()).min_by_key(|turn| turn.idle);
+    if let Some(turn) = longest {
+        turn.say(END);
+        turn.idle = None;
+    }
+}
+
+/// Lets `max` servers start at once, otherwise as many as there are processors. While somebody on the host waits for
+/// memory for `pressure` percent of the time, idle ones are asked to end; `said` takes why that cannot be.
 ///
 /// # Errors
 ///
 /// See [`enum@Error`]. Who waits then starts at once.
-pub fn serve(max: Option<NonZeroUsize>) -> Result<Infallible, Error> {
+pub fn serve(
+    max: Option<NonZeroUsize>,
+    pressure: Option<NonZeroU8>,
+    said: &dyn Fn(String),
+) -> Result<Infallible, Error> {
+    let pressure = pressure.and_then(|percent| {
+        let watched = Pressure::watch(percent).map_err(|error| {
+            said(format!(
+                "fleet.memoryPressure does nothing: /proc/pressure/memory cannot be watched ({error}); boot with psi=1"
+            ));
+        });
+        watched.ok()
+    });
     let max = max.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let number = passed::number("opencode-host@turns.socket").ok_or(Error::NotPassed)?;
     let listener = passed::take(number).ok_or(Error::NotPassed)?;
     let mut turns: Vec<Turn> = Vec::new();
-    let (mut asked, mut now) = (0, Instant::now());
+    let (mut count, mut now) = (0, Instant::now());
     loop {
         // With the time by which turns were given: one that lapses since then ends the wait at once.
-        let ready = look(&listener, &turns, now).map_err(Error::Wait)?;
-        let mut ready = ready.into_iter();
-        turns.retain_mut(|turn| !ready.next().unwrap_or(false) || turn.stays(&mut asked));
+        let ready = look(&listener, pressure.as_ref(), &turns, now).map_err(Error::Wait)?;
+        let keeps = pressure.is_some() && turns.len() <= MOST_KEPT;
+        let mut heard = ready.heard.into_iter();
+        turns.retain_mut(|turn| !heard.next().unwrap_or(false) || turn.stays(&mut count, keeps));
+        if ready.pressure {
+            relieve(&mut turns);
+        }
         take(&listener, &mut turns);
         now = Instant::now();
         let counted = turns.iter().filter(|turn| turn.counts(now)).count();
@@ -96,10 +178,24 @@ pub fn serve(max: Option<NonZeroUsize>) -> Result<Infallible, Error> {
     }
 }
 
-/// Waits until somebody comes, asks or goes, or a start no longer counts; says who of `turns` asked or went.
-fn look(listener: &OwnedFd, turns: &[Turn], now: Instant) -> io::Result<Vec<bool>> {
+/// What has happened.
+struct Ready {
+    /// Who of the turns says something, or went.
+    heard: Vec<bool>,
+    /// Whether the host is short of memory.
+    pressure: bool,
+}
+
+/// Waits until somebody comes, says something or goes, a start no longer counts, or the host is short of memory.
+fn look(
+    listener: &OwnedFd,
+    pressure: Option<&Pressure>,
+    turns: &[Turn],
+    now: Instant,
+) -> io::Result<Ready> {
     let mut interests: Vec<PollFd<'_>> =
         turns.iter().map(|turn| PollFd::new(&turn.connection, PollFlags::IN)).collect();
+    interests.extend(pressure.map(|Pressure(file)| PollFd::new(file, PollFlags::PRI)));
     if turns.len() < MOST {
         interests.push(PollFd::new(listener, PollFlags::IN));
     }
@@ -110,14 +206,16 @@ fn look(listener: &OwnedFd, turns: &[Turn], now: Instant) -> io::Result<Vec<bool
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
     }
-    Ok(interests.iter().take(turns.len()).map(|one| !one.revents().is_empty()).collect())
+    let mut happened = interests.iter().map(|one| !one.revents().is_empty());
+    let heard = happened.by_ref().take(turns.len()).collect();
+    Ok(Ready { heard, pressure: pressure.is_some() && happened.next() == Some(true) })
 }
 
 /// Takes who has come.
 fn take(listener: &OwnedFd, turns: &mut Vec<Turn>) {
     while turns.len() < MOST {
         match accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(connection) => turns.push(Turn { connection, asked: None, since: None }),
+            Ok(connection) => turns.push(Turn::new(connection)),
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(Errno::AGAIN) => return,
             // The kernel has no room: it would say the same again at once.

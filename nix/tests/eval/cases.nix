@@ -493,6 +493,7 @@ in
     imports = [ (one { }) ];
     services.opencode.fleet = {
       maxConcurrentStarts = 3;
+      memoryPressure = "10%";
       resources = {
         memoryMax = "64G";
         cpuQuota = "800%";

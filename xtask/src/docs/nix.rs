@@ -332,7 +332,7 @@ fn r#type(kind: Kind, level: usize) -> String {
         }
         Kind::Ports => "types.listOf types.port".to_owned(),
         Kind::Cidrs => "types.listOf (types.either types.str range)".to_owned(),
-        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
+        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalShare | Kind::OptionalSize => {
             "types.nullOr types.str".to_owned()
         }
         Kind::OptionalWeight => "types.nullOr (types.ints.between 1 10000)".to_owned(),

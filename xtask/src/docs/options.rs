@@ -105,7 +105,7 @@ fn on_nixos(kind: Kind) -> Option<&'static str> {
         | Kind::Devices
         | Kind::Tasks
         | Kind::Seconds => None,
-        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
+        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalShare | Kind::OptionalSize => {
             Some("null or such a string; `null`")
         }
         Kind::OptionalWeight | Kind::OptionalCount => Some("null or such a number; `null`"),

@@ -91,6 +91,7 @@ fn property(option: &OptionDoc) -> Result<Value> {
             json!({ "type": "string", "pattern": "^([0-9]+[KMGT%]?|infinity)$" })
         }
         Kind::OptionalPercent => json!({ "type": "string", "pattern": "^[0-9]+%$" }),
+        Kind::OptionalShare => json!({ "type": "string", "pattern": "^[1-9][0-9]?%$" }),
         Kind::OptionalWeight => json!({ "type": "integer", "minimum": 1, "maximum": 10000 }),
         Kind::Tasks => json!({ "type": "integer", "minimum": 64, "maximum": 4_194_304 }),
         Kind::OptionalCount => json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),

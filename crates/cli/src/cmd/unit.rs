@@ -1,7 +1,7 @@
 //! The commands that units call.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -111,9 +111,9 @@ pub(crate) fn refusal(name: &InstanceName, program: &Path) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Lets servers start in turn.
-pub(crate) fn turns(max: Option<NonZeroUsize>) -> Outcome {
-    match instances_sys::turns::serve(max)? {}
+/// Lets servers start in turn, and idle ones end.
+pub(crate) fn turns(max: Option<NonZeroUsize>, pressure: Option<NonZeroU8>) -> Outcome {
+    match instances_sys::turns::serve(max, pressure, &|words| out::note(words))? {}
 }
 
 /// Restarts the server of an instance, if it runs, whenever its secrets have other content than at its

@@ -62,6 +62,7 @@ fn lower_fleet(raw: &RawFleet, diagnostics: &mut Diagnostics) -> Fleet {
     Fleet {
         resources: judge.resources("fleet.", &raw.limits, &Resources::of_fleet()),
         max_concurrent_starts: judge.max_concurrent_starts(raw.max_concurrent_starts.as_ref()),
+        memory_pressure: judge.memory_pressure(raw.memory_pressure.as_ref()),
     }
 }
 

@@ -39,6 +39,11 @@ impl Judge<'_> {
         self.number("fleet.maxConcurrentStarts", typed, starts)
     }
 
+    /// From which pressure on idle servers end early, in percent.
+    pub(super) fn memory_pressure(&mut self, typed: Option<&Located<String>>) -> Option<u8> {
+        self.text("fleet.memoryPressure", typed, None, |text| share(text).map(Some))
+    }
+
     /// The quota of the state directory.
     pub(super) fn disk_quota(&mut self, raw: &RawInstance) -> Option<Amount> {
         self.text("resources.diskQuota", raw.disk_quota.as_ref(), None, |text| size(text).map(Some))
@@ -127,6 +132,15 @@ fn starts(number: i64) -> Result<u32, Refusal> {
     })
 }
 
+fn share(text: &str) -> Result<u8, Refusal> {
+    let digits =
+        text.strip_suffix('%').filter(|digits| digits.bytes().all(|one| one.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.filter(|number| (1..=99).contains(number)).ok_or_else(|| {
+        refusal("it is percent of the time, from 1% to 99%", "write `\"10%\"`, or leave it out")
+    })
+}
+
 /// The supervisor, the server and its threads are some thirty already.
 fn tasks(number: i64) -> Result<u32, Refusal> {
     let number = u32::try_from(number).ok().filter(|number| (64..=4_194_304).contains(number));
@@ -151,5 +165,17 @@ mod tests {
             assert_eq!(found.iter().map(|one| one.code).collect::<Vec<_>>(), [Code::BadLimit]);
         }
         assert_eq!(of("\"8\"").unwrap_err()[0].code, Code::WrongType);
+    }
+
+    #[test]
+    fn from_which_pressure_on() {
+        let of = |text: &str| read(&format!("[fleet]\nmemoryPressure = {text}\n"), Format::Toml);
+        assert_eq!(of("\"10%\"").unwrap().0.fleet.memory_pressure, Some(10));
+        for wrong in ["\"0%\"", "\"100%\"", "\"+5%\"", "\"10\"", "\"%\"", "\"\""] {
+            let found = of(wrong).unwrap_err();
+            let codes: Vec<_> = found.iter().map(|one| one.code).collect();
+            assert_eq!(codes, [Code::BadLimit], "{wrong}");
+        }
+        assert_eq!(of("10").unwrap_err()[0].code, Code::WrongType);
     }
 }

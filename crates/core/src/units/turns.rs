@@ -1,7 +1,8 @@
 //! `opencode-host@turns`: lets as many servers start at once as the host bears.
 //!
 //! systemd connects each supervisor to it (`OpenFile=`): no path leads there from a sandbox, and no
-//! process comes into being for a start. Without it servers start at once, all of them.
+//! process comes into being for a start. Without it servers start at once, all of them. With
+//! `fleet.memoryPressure` it also asks idle ones to end.
 
 use crate::facts::HostFacts;
 use crate::spec::Fleet;
@@ -12,6 +13,8 @@ use crate::units::{TARGET, TURNS, TURNS_SOCKET, sandbox, switch};
 const PATH: &str = "/run/opencode-instances/.turns";
 /// How a supervisor knows its connection.
 pub const NAME: &str = "turn";
+/// How the service knows the kernel's file.
+pub const PRESSURE: &str = "pressure";
 
 pub(super) fn socket() -> Unit {
     let unit = Section::new("Unit")
@@ -41,12 +44,15 @@ pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
     let max = fleet.max_concurrent_starts.map(|max| max.to_string());
     let mut argv = vec![facts.engine.as_str(), "turns"];
     argv.extend(max.iter().flat_map(|max| ["--max", max]));
+    let pressure = fleet.memory_pressure.map(|pressure| pressure.to_string());
+    argv.extend(pressure.iter().flat_map(|pressure| ["--pressure", pressure]));
     let service = Section::new("Service")
         .set("ExecStart", Value::command(argv))
         .set("Restart", Value::word("always"))
         .set("RestartSec", Value::Number(1))
         .set("SyslogIdentifier", Value::word("opencode-host@turns"))
         .set_why("LimitNOFILE", Value::Number(8192), "one for each server that waits")
+        .extend(pressure.map(|_| watched()))
         .extend(sandbox::own_user(TURNS))
         .set("PrivateNetwork", Value::Yes)
         .set("RestrictAddressFamilies", Value::word("AF_UNIX"))
@@ -56,6 +62,18 @@ pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
         .extend(sandbox::without_homes())
         .extend(switch::helper(facts));
     Unit { name: TURNS.to_owned(), sections: vec![unit, service] }
+}
+
+/// The kernel's file, which systemd opens: nobody else may watch it, and it is not seen in here.
+fn watched() -> Entry {
+    Entry {
+        since: 253,
+        why: Some("fleet.memoryPressure: the kernel says when the host is short of memory"),
+        ..Entry::new(
+            "OpenFile",
+            Value::words([format!("/proc/pressure/memory:{PRESSURE}:graceful")]),
+        )
+    }
 }
 
 /// Of the server's `[Unit]`.

@@ -66,7 +66,7 @@ fn type_words(kind: Kind) -> String {
         Kind::OptionalOneOf(words) => format!("null or one of {}", json!(words)),
         Kind::Ports => "list of port".to_owned(),
         Kind::Cidrs => "list of (str or submodule)".to_owned(),
-        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalSize => {
+        Kind::OptionalAmount | Kind::OptionalPercent | Kind::OptionalShare | Kind::OptionalSize => {
             "null or str".to_owned()
         }
         Kind::OptionalWeight => "null or integer between 1 and 10000".to_owned(),

@@ -15,6 +15,20 @@ const SESSIONS: usize = 100;
 /// How many directories are asked whether a session works in them.
 const DIRECTORIES: usize = 32;
 
+/// After how long without use a server may end because the host is short of memory.
+const EARLIEST: Duration = Duration::from_secs(10);
+
+/// What a look at the server found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Somebody uses it.
+    Use,
+    /// Nobody seems to.
+    Nothing,
+    /// The same, and it is time to ask for sessions.
+    Due,
+}
+
 /// Since when nobody has used the server.
 #[derive(Debug)]
 pub(super) struct Idle {
@@ -44,32 +58,37 @@ impl Idle {
     }
 
     /// Takes in what costs nothing to know: how many clients there are and when one last sent something, and which
-    /// processes there are. Says whether it is time to ask for sessions.
+    /// processes there are.
     pub(super) fn look(
         &mut self,
         clients: u32,
         heard: Option<Instant>,
         server: Pid,
         now: Instant,
-    ) -> bool {
+    ) -> Found {
         if let Some(heard) = heard {
             self.used(heard);
         }
         if (clients > 0 && !self.options.active) || (!self.options.alone && has_left_some(server)) {
             self.used(now);
-            return false;
+            return Found::Use;
         }
         if now < self.next {
-            return false;
+            return Found::Nothing;
         }
         self.next =
             now + (self.options.time / 8).clamp(Duration::from_secs(1), Duration::from_secs(30));
-        true
+        Found::Due
     }
 
     /// Whether nobody has used it for the whole time.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= self.options.time
+    }
+
+    /// Whether nobody has used it for so long that it may end early.
+    pub(super) fn is_early(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= EARLIEST.min(self.options.time)
     }
 
     /// How long the clients that do not count have been quiet; `None` where all count.
@@ -137,10 +156,12 @@ mod tests {
         let mut idle = idle(false);
         let later = idle.since + Duration::from_secs(59);
         assert!(!idle.is_over(later) && idle.is_over(later + Duration::from_secs(1)));
-        assert!(!idle.look(1, None, server, later));
+        assert_eq!(idle.look(1, None, server, later), Found::Use);
         assert!(!idle.is_over(later + Duration::from_secs(59)));
-        assert!(idle.look(0, None, server, later));
-        assert!(!idle.look(0, None, server, later), "not asked at once again");
+        assert_eq!(idle.look(0, None, server, later), Found::Due);
+        assert_eq!(idle.look(0, None, server, later), Found::Nothing, "not asked at once again");
+        assert!(!idle.is_early(later + Duration::from_secs(9)));
+        assert!(idle.is_early(later + EARLIEST));
         // One that came and went between two looks.
         let mut idle = self::idle(false);
         idle.look(0, Some(later), server, later);

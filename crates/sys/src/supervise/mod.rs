@@ -35,7 +35,6 @@ use attend::Attend;
 use instances_core::attend::socket_name;
 use relay::Relay;
 use session::Session;
-use turn::Turn;
 
 use crate::notify::Notifier;
 use crate::passed;
@@ -55,11 +54,11 @@ pub fn run(options: &Options) -> ExitCode {
     let code = match start(options, &mut notifier, &mut log) {
         // Asked to end before anything began.
         Ok(None) => 0,
-        Ok(Some((server, signals, login, attend, turn))) => {
+        Ok(Some((server, signals, login, others))) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
-            Session::new(options, server.pid, login, attend, signals, streams, notifier).run(turn)
+            Session::new(options, server.pid, login, others, signals, streams, notifier).run()
         }
         Err(reason) => {
             log.say(3, &reason);
@@ -72,7 +71,7 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// The third one is the user's name and the password.
-type Started = (server::Server, signals::Signals, Option<(String, String)>, Option<Attend>, Turn);
+type Started = (server::Server, signals::Signals, Option<(String, String)>, session::Others);
 
 fn start(
     options: &Options,
@@ -118,7 +117,7 @@ fn start(
         Some(password) => Some((options.username.clone(), password)),
         None => server::inherited_login(options.dialect),
     };
-    Ok(Some((server, signals, login, attend, turn)))
+    Ok(Some((server, signals, login, session::Others { attend, turn })))
 }
 
 /// Brings HOME to where the server can start.

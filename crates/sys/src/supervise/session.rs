@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
 
 use super::attend::Attend;
-use super::idle::{self, Idle};
+use super::idle::{self, Found, Idle};
 use super::options::Options;
 use super::probe::Probe;
 use super::processes::{descendants, signal_all, spare};
@@ -94,6 +94,13 @@ impl<'a> Streams<'a> {
     }
 }
 
+/// Who is told of the server besides systemd.
+#[derive(Debug)]
+pub(super) struct Others {
+    pub(super) attend: Option<Attend>,
+    pub(super) turn: Turn,
+}
+
 /// One server under supervision. Not `Debug`: it knows the password.
 pub(super) struct Session<'a> {
     options: &'a Options,
@@ -111,6 +118,9 @@ pub(super) struct Session<'a> {
     room: Room,
     attend: Option<Attend>,
     idle: Option<Idle>,
+    turn: Turn,
+    /// Whether the server should end although not the whole time is over, if nobody uses it.
+    early: bool,
 }
 
 impl<'a> Session<'a> {
@@ -118,7 +128,7 @@ impl<'a> Session<'a> {
         options: &'a Options,
         server: Pid,
         login: Option<(String, String)>,
-        attend: Option<Attend>,
+        Others { attend, turn }: Others,
         signals: Signals,
         streams: Streams<'a>,
         notifier: Notifier,
@@ -139,13 +149,15 @@ impl<'a> Session<'a> {
             room: Room::below(options.home.as_deref()),
             attend,
             idle: options.idle.map(|idle| Idle::new(idle, Instant::now())),
+            turn,
+            early: false,
         }
     }
 
     /// Runs to the end and returns the exit status. Its turn is over when the server is ready, or not.
-    pub(super) fn run(mut self, turn: Turn) -> u8 {
+    pub(super) fn run(mut self) -> u8 {
         let ready = self.become_ready();
-        drop(turn);
+        self.turn.done(ready.is_ok() && self.idle.is_some());
         let end = match ready {
             Ok(()) => self.serve(),
             Err(end) => end,
@@ -300,7 +312,11 @@ impl<'a> Session<'a> {
             return Ok(false);
         };
         let now = Instant::now();
-        let due = idle.look(attend.clients(), attend.heard(), self.server, now);
+        let clients = attend.clients();
+        let found = idle.look(clients, attend.heard(), self.server, now);
+        // Of clients that do not count while they are quiet, nobody says how long these here have been.
+        let early = std::mem::take(&mut self.early) && found != Found::Use && clients == 0;
+        let due = early || found == Found::Due;
         if due {
             match self.sessions(&idle) {
                 Ok(Some((false, None))) => {}
@@ -313,9 +329,13 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        let (over, quiet) = (due && idle.is_over(Instant::now()), idle.quiet());
+        let now = Instant::now();
+        let over = |idle: &Idle, now| idle.is_over(now) || (early && idle.is_early(now));
+        let ends = due && over(&idle, now);
+        let quiet = if early { None } else { idle.quiet() };
+        self.turn.say(found != Found::Use && idle.is_early(now));
         self.idle = Some(idle);
-        if !over {
+        if !ends {
             return Ok(false);
         }
         if !self.drain_proxies(quiet)? {
@@ -330,11 +350,13 @@ impl<'a> Session<'a> {
         if let Some(heard) = heard {
             idle.used(heard);
         }
-        let over = idle.is_over(Instant::now());
-        if !over {
+        let ends = over(idle, Instant::now());
+        if !ends {
             self.tell(Order::Ready);
+        } else if early {
+            self.streams.log.say(6, "the host is short of memory, and nobody uses the server");
         }
-        Ok(over)
+        Ok(ends)
     }
 
     /// Whether a session works, and how long ago one was last touched; `None` where the server does not say.
@@ -430,6 +452,7 @@ impl<'a> Session<'a> {
         interests.extend(streams.into_iter().flat_map(Relay::interests));
         interests.extend(self.probe.as_ref().map(Probe::interest));
         interests.extend(self.attend.iter().flat_map(Attend::interests));
+        interests.extend(self.turn.interest());
         wait_for(&mut interests, end);
         drop(interests);
         let asked = self.signals.take();
@@ -437,6 +460,7 @@ impl<'a> Session<'a> {
         if let Some(attend) = &mut self.attend {
             attend.turn();
         }
+        self.early |= self.turn.is_to_end();
         let answer = self.probe.as_mut().and_then(|probe| probe.turn(Instant::now()));
         if answer.is_some() {
             self.probe = None;
