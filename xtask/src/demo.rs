@@ -12,7 +12,9 @@ use std::{env, fs};
 use anyhow::{Context, Error, Result, bail};
 use instances_lab::guest::{self, Guest};
 use instances_lab::progress::{during, say};
-use instances_lab::{Forward, Image, Internet, Machine, Options, Release, fleet, install, place};
+use instances_lab::{
+    Forward, Image, Internet, Machine, Options, Release, fleet, install, place, stand_in,
+};
 
 use crate::engine;
 use table::Row;
@@ -105,7 +107,7 @@ fn show(machine: &Machine) -> Result<Count> {
     probes::furnish(machine, &mut internet)?;
     if guest::is_inside() {
         spec = emulated::prepare(machine, &spec)?;
-        version = emulated::VERSION;
+        version = stand_in::VERSION;
         what = "two stand-ins";
     }
     machine.put(fleet::SPEC, spec, 0o644)?;

@@ -24,6 +24,7 @@ pub mod progress;
 mod reach;
 mod run;
 mod skip;
+pub mod stand_in;
 
 pub use agent::Agent;
 pub use image::{Image, Release};

@@ -3,14 +3,10 @@
 use anyhow::{Result, ensure};
 use instances_lab::Machine;
 use instances_lab::progress::say;
+use instances_lab::stand_in::{self, SERVER};
 
 use super::INSTANCES;
 
-/// What is in the place of opencode.
-const STAND_IN: &str = include_str!("stand_in.py");
-const SERVER: &str = "/usr/local/bin/stand-in";
-/// What it says its version is.
-pub(super) const VERSION: &str = "stand-in";
 /// A start takes many times as long there, and so do answers.
 const STARTS: &str = "[Service]\nTimeoutStartSec=20min\n";
 const ANSWERS: &str = "[Service]\nWatchdogSec=2min\n";
@@ -23,7 +19,7 @@ pub(super) fn prepare(machine: &Machine, spec: &str) -> Result<String> {
     say(
         "it answers requests and runs commands. All that surrounds it is as it always is, with more time.",
     );
-    machine.put(SERVER, STAND_IN, 0o755)?;
+    stand_in::put(machine)?;
     machine.put("/etc/systemd/system/service.d/emulated.conf", STARTS, 0o644)?;
     for (name, _, _) in INSTANCES {
         let path = format!("/etc/systemd/system/opencode-{name}.service.d/emulated.conf");

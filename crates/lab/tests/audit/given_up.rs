@@ -1,10 +1,9 @@
 //! What an operator gave up or showed in the specification is noted, and is no finding.
 
 use instances_core::controls::WORDS;
-use instances_lab::{Machine, unavailable};
+use instances_lab::{Machine, stand_in, unavailable};
 use serde_json::Value;
 
-use crate::stand_in;
 use crate::view::{audit, findings, rows, without_controllers};
 
 /// Two of three give something up; the third is as it comes.
@@ -52,7 +51,7 @@ fn what_was_given_up_is_noted_and_a_stale_socket_is_found() {
         return;
     }
     let projects = ["/srv/all", "/srv/nested", "/srv/sockets"];
-    let machine = stand_in::boot("audit-given-up", &spec(), &projects);
+    let machine = stand_in::boot("audit-given-up", &spec(), &projects).unwrap();
     machine.put("/run/systemd/system/provider.service", PROVIDER, 0o644).unwrap();
     machine.sh("systemctl start provider").unwrap().ok().unwrap();
     let apply = ["opencode-instances", "apply"];

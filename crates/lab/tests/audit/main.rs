@@ -12,6 +12,4 @@ mod given_up;
 mod holding;
 mod hosts;
 mod removed;
-#[path = "../lifecycle/stand_in.rs"]
-mod stand_in;
 mod view;

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use instances_core::audit::HOST;
 use instances_core::controls::{Control, Weaker, all};
-use instances_lab::{Machine, unavailable};
+use instances_lab::{Machine, stand_in, unavailable};
 use serde_json::Value;
 
-use crate::stand_in;
 use crate::view::{audit, findings, without_controllers};
 
 const SPEC: &str = r#"
@@ -61,7 +60,7 @@ fn weaker(control: &Control) -> String {
 /// A machine with two instances that run.
 fn machine(name: &str) -> Machine {
     let spec = format!("{}{SPEC}", stand_in::DEFAULTS);
-    let machine = stand_in::boot(name, &spec, &["/srv/website", "/srv/billing"]);
+    let machine = stand_in::boot(name, &spec, &["/srv/website", "/srv/billing"]).unwrap();
     machine.run_for(SOON, ["opencode-instances", "apply"]).unwrap().ok().unwrap();
     machine
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use instances_lab::fleet::PATIENCE;
-use instances_lab::{Agent, Machine, Release, fleet, unavailable};
+use instances_lab::{Agent, Machine, Release, fleet, stand_in, unavailable};
 
 const MAIN: &str = "opencode-web.service";
 /// As long as an idle server may take to end: its timeout, two looks and the end.
@@ -134,26 +134,6 @@ fn a_failing_start_is_told(machine: &Machine) {
     assert_eq!(sh(machine, "python3 /root/many.py"), "60");
 }
 
-/// Answers at once, and has no sessions.
-const STAND_IN: &str = r#"#!/usr/bin/python3 -SE
-import socket, sys
-port = int(sys.argv[sys.argv.index('--port') + 1])
-listener = socket.create_server(('127.0.0.1', port))
-print('opencode-instances: the guard is first', flush=True)
-print('opencode-instances: the guard is active', flush=True)
-print(f'opencode server listening on http://127.0.0.1:{port}', flush=True)
-while True:
-    client, _ = listener.accept()
-    try:
-        request = client.recv(65536)
-        body = '[]' if b'/experimental/session' in request else '{"healthy":true}'
-        head = f'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n'
-        client.sendall(f'{head}connection: close\r\n\r\n{body}'.encode())
-    except OSError:
-        pass
-    client.close()
-"#;
-
 /// Comes at any moment of the server's life and end; prints how many servers there were.
 const COMES: &str = r"
 import random, socket, time
@@ -172,9 +152,8 @@ fn no_client_is_lost_at_the_end_of_a_server() {
     if unavailable() {
         return;
     }
-    let more = "package = \"/usr/local/bin/stand-in\"";
-    let machine = fleet::boot("demand-race", &spec(1, more), &["/srv/web"]).unwrap();
-    machine.put("/usr/local/bin/stand-in", STAND_IN, 0o755).unwrap();
+    let spec = format!("{}{}", stand_in::DEFAULTS, spec(1, ""));
+    let machine = stand_in::boot("demand-race", &spec, &["/srv/web"]).unwrap();
     sh(&machine, "opencode-instances apply");
     machine.put("/root/comes.py", COMES, 0o644).unwrap();
     let patience = Duration::from_mins(6);

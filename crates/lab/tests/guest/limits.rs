@@ -1,9 +1,9 @@
 //! What `resources` says is enforced.
 
 use instances_lab::fleet::{PATIENCE, SPEC};
-use instances_lab::outside;
+use instances_lab::{outside, stand_in};
 
-use crate::{inside, stand_in, up};
+use crate::{inside, up};
 
 const ANY: &str = "[instances.website]\ndirectory = \"/srv/website\"\nlisten.port = 4101\n";
 const LIMITS: &str = "resources.memoryMax = \"100M\"\nresources.tasksMax = 64\n";

@@ -7,17 +7,15 @@
 )]
 
 mod limits;
-#[path = "../lifecycle/stand_in.rs"]
-mod stand_in;
 mod tenants;
 
-use instances_lab::Machine;
 use instances_lab::fleet::PATIENCE;
+use instances_lab::{Machine, stand_in};
 
 /// Boots a machine with the stand-in, and applies the specification.
 fn up(name: &str, spec: &str, projects: &[&str]) -> Machine {
     let spec = format!("{}{spec}", stand_in::DEFAULTS);
-    let machine = stand_in::boot(name, &spec, projects);
+    let machine = stand_in::boot(name, &spec, projects).unwrap();
     machine.run_for(PATIENCE, ["opencode-instances", "apply"]).unwrap().ok().unwrap();
     machine
 }

@@ -4,10 +4,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use instances_lab::fleet::{PATIENCE, SPEC};
-use instances_lab::{Machine, outside};
+use instances_lab::{Machine, outside, stand_in};
 use serde_json::Value;
 
-use crate::{inside, stand_in, up};
+use crate::{inside, up};
 
 const PROJECTS: [&str; 3] = ["/srv/greedy", "/srv/one", "/srv/two"];
 /// Two of them with lines of their own, and all without a link, which takes time to make.

@@ -1,8 +1,7 @@
 //! The variables of a server and of its tools, and the programs that they find.
 
-use instances_lab::{Agent, Machine, Model, fleet, unavailable};
+use instances_lab::{Agent, Machine, Model, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{
     SOON, apply, done, engine, pid, property, server, sh, status, wait_for, wait_until_served,
 };
@@ -79,7 +78,7 @@ fn variables_have_their_order_and_files_their_owner() {
     if unavailable() {
         return;
     }
-    let machine = stand_in::boot("environment", &spec(), &["/srv/website", "/srv/light"]);
+    let machine = stand_in::boot("environment", &spec(), &["/srv/website", "/srv/light"]).unwrap();
     sh(&machine, PREPARE);
     done(&machine, "apply");
     for instance in ["website", "light"] {

@@ -17,8 +17,6 @@ mod places;
 mod secrets;
 mod setup;
 mod sockets;
-#[path = "../lifecycle/stand_in.rs"]
-mod stand_in;
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the other tests look at more")]
 mod view;

@@ -3,9 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use instances_lab::{Agent, Machine, Model, fleet, unavailable};
+use instances_lab::{Agent, Machine, Model, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{
     SOON, apply, assert_healthy, done, engine, http, pid, property, server, sh, status, url,
     wait_until_served,
@@ -66,7 +65,7 @@ fn secrets_arrive_and_are_nowhere_else() {
         return;
     }
     let projects = ["/srv/website", "/srv/billing", "/srv/open"];
-    let machine = stand_in::boot("secrets", SPEC, &projects);
+    let machine = stand_in::boot("secrets", SPEC, &projects).unwrap();
     plant(&machine);
     let mut said = vec![engine(&machine, "apply")];
     for instance in ["website", "billing"] {
@@ -265,7 +264,8 @@ fn a_server_restarts_for_new_secrets() {
         return;
     }
     let spec = format!("{}{RENEWED}", stand_in::DEFAULTS);
-    let machine = stand_in::boot("renewed", &spec, &["/srv/web", "/srv/still", "/srv/plain"]);
+    let machine =
+        stand_in::boot("renewed", &spec, &["/srv/web", "/srv/still", "/srv/plain"]).unwrap();
     sh(&machine, "install -d -m 0751 /run/secrets.d; install -d -m 700 /etc/plain-secrets");
     generation(&machine, 1, "one");
     plain(&machine, "one", "1");

@@ -3,9 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use instances_lab::{Agent, Image, Machine, Options, Release, fleet, unavailable};
+use instances_lab::{Agent, Image, Machine, Options, Release, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{
     SOON, apply, assert_healthy, done, engine, pid, property, sh, status, wait_for,
     wait_until_served,
@@ -101,7 +100,7 @@ fn scripts_run_once_and_start_over_when_they_were_cut_short() {
         return;
     }
     let spec = format!("{}{SCRIPTS}", stand_in::DEFAULTS);
-    let mut machine = stand_in::boot("scripts", &spec, &["/srv/web", "/srv/slow"]);
+    let mut machine = stand_in::boot("scripts", &spec, &["/srv/web", "/srv/slow"]).unwrap();
     sh(&machine, PREPARE);
     // What the scripts are to find closed is open outside.
     let reached = "for a in 127.0.0.1 192.0.2.9; do nc -z $a 9999; done";
@@ -253,7 +252,7 @@ fn what_is_missing_comes_with_the_command_that_mends_it() {
     }
     let spec = format!("{}{PROJECTS}", stand_in::DEFAULTS);
     let projects = ["/srv/closed", "/srv/closed-too", "/srv/full"];
-    let machine = stand_in::boot("projects", &spec, &projects);
+    let machine = stand_in::boot("projects", &spec, &projects).unwrap();
     sh(
         &machine,
         "chmod 700 /srv/closed /srv/closed-too

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use instances_lab::fleet::{PATIENCE, SPEC};
-use instances_lab::{Agent, Image, Machine, Options, Release, fleet, unavailable};
+use instances_lab::{Agent, Image, Machine, Options, Release, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{SOON, apply, done, engine, pid, property, sh, status};
 
 /// What a service's socket says to whoever connects.
@@ -192,7 +191,7 @@ fn sockets_follow_their_services() {
     if unavailable() {
         return;
     }
-    let machine = stand_in::boot("sockets", "", &["/srv/website"]);
+    let machine = stand_in::boot("sockets", "", &["/srv/website"]).unwrap();
     live_and_follow(&machine);
 }
 
@@ -204,7 +203,7 @@ fn sockets_follow_their_services_on_systemd_252() {
     let image = Image::ensure(Release::Bookworm).unwrap();
     let machine = Machine::boot(&image, &Options::new().name("sockets-252").engine()).unwrap();
     sh(&machine, "mkdir -p /srv/website");
-    stand_in::put(&machine);
+    stand_in::put(&machine).unwrap();
     live_and_follow(&machine);
 }
 
@@ -213,7 +212,7 @@ fn a_missing_socket_keeps_the_server_down_and_says_why() {
     if unavailable() {
         return;
     }
-    let machine = stand_in::boot("sockets-missing", "", &["/srv/website"]);
+    let machine = stand_in::boot("sockets-missing", "", &["/srv/website"]).unwrap();
     services(&machine);
     machine.put(SPEC, spec("sandbox.unixSockets = [\"/run/late/sock\"]"), 0o644).unwrap();
     let begin = Instant::now();
@@ -245,7 +244,8 @@ fn no_agent_decides_which_socket_it_gets() {
     if unavailable() {
         return;
     }
-    let machine = stand_in::boot("sockets-attack", "", &["/srv/website", "/srv/svc", "/srv/hole"]);
+    let machine =
+        stand_in::boot("sockets-attack", "", &["/srv/website", "/srv/svc", "/srv/hole"]).unwrap();
     services(&machine);
     let listed = |path: &str| spec(&format!("sandbox.unixSockets = [\"{path}\"]"));
     let refused = |path: &str, words: &str| {

@@ -7,9 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use instances_lab::{Machine, fleet, unavailable};
+use instances_lab::{Machine, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{SOON, apply, assert_healthy, done, engine, pid, sh, wait_until_served};
 
 const KEPT: &str = "[instances.kept]\ndirectory = \"/srv/kept\"\nlisten.port = 4101\n";
@@ -32,7 +31,7 @@ fn boot(name: &str) -> Option<Machine> {
     if unavailable() {
         return None;
     }
-    Some(stand_in::boot(name, &spec(&[KEPT]), &["/srv/kept", "/srv/moved"]))
+    Some(stand_in::boot(name, &spec(&[KEPT]), &["/srv/kept", "/srv/moved"]).unwrap())
 }
 
 #[test]

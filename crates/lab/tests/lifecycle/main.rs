@@ -20,7 +20,6 @@ mod prompting;
 mod rebooting;
 mod refusing;
 mod serving;
-mod stand_in;
 mod stopping;
 mod turns;
 mod view;

@@ -1,9 +1,8 @@
 //! What is refused, by the engine or by systemd, and that nothing is lost by it. The server is a
 //! light stand-in.
 
-use instances_lab::{Machine, Output, fleet, unavailable};
+use instances_lab::{Machine, Output, fleet, stand_in, unavailable};
 
-use crate::stand_in;
 use crate::view::{
     FILES, SOON, apply, assert_healthy, done, engine, pid, property, sh, status, url,
     wait_until_served,
@@ -25,7 +24,7 @@ fn what_is_refused_changes_nothing() {
         return;
     }
     let projects = ["/srv/website", "/srv/lock", "/srv/third", "/srv/remote"];
-    let machine = stand_in::boot("refusing", &spec(&[WEBSITE, LOCK]), &projects);
+    let machine = stand_in::boot("refusing", &spec(&[WEBSITE, LOCK]), &projects).unwrap();
     an_instance_named_lock(&machine);
     no_instance_at_all(&machine);
     a_state_directory_of_others(&machine);

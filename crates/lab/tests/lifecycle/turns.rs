@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use instances_lab::fleet::PATIENCE;
-use instances_lab::{Machine, unavailable};
-
-use crate::stand_in;
+use instances_lab::{Machine, stand_in, unavailable};
 
 /// Says when it begins, takes as long as the project's file says, and is the stand-in then.
 const SLOW: &str = "#!/bin/sh
@@ -74,7 +72,7 @@ fn servers_start_in_turn() {
     }
     let projects = NAMES.map(|name| format!("/srv/{name}"));
     let projects = projects.each_ref().map(String::as_str);
-    let machine = stand_in::boot("turns", &spec(&NAMES), &projects);
+    let machine = stand_in::boot("turns", &spec(&NAMES), &projects).unwrap();
     machine.put("/usr/local/bin/slow", SLOW, 0o755).unwrap();
     for name in NAMES {
         takes(&machine, name, 1.0);

@@ -22,9 +22,6 @@ mod stub;
 mod tuning;
 mod walls;
 
-#[path = "../lifecycle/stand_in.rs"]
-mod stand_in;
-
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the other tests look at more")]
 mod view;

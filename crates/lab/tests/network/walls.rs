@@ -1,10 +1,9 @@
 //! What `IPAddressDeny=` on a server would do beside the rules of its namespace, and why it is not set:
 //! it holds without them, and takes from the agent the answer by which it learns of a refusal.
 
-use instances_lab::{ADDRESSES, Internet, Machine, unavailable};
+use instances_lab::{ADDRESSES, Internet, Machine, stand_in, unavailable};
 
 use crate::policies::REACH;
-use crate::stand_in;
 use crate::view::{done, sh};
 
 const SPEC: &str = r#"
@@ -37,7 +36,7 @@ fn a_list_of_the_units_holds_alone_and_silences_refusals() {
         return;
     }
     let spec = format!("{}{SPEC}", stand_in::DEFAULTS);
-    let machine = stand_in::boot("walls", &spec, &["/srv/listed"]);
+    let machine = stand_in::boot("walls", &spec, &["/srv/listed"]).unwrap();
     machine.put("/srv/listed/reach.py", REACH, 0o644).unwrap();
     let mut internet = Internet::attach(&machine, true).unwrap();
     for address in ADDRESSES {

@@ -1,12 +1,14 @@
 #!/usr/bin/python3 -SE
-# Where the processor is emulated, this is in the place of opencode: it answers what the supervisor asks,
-# and runs the commands of the shell endpoint as the real server does, with all that surrounds that one.
-import _thread, json, os, socket, sys
+# In the place of opencode: it answers what the supervisor asks, has no sessions, and runs the commands of the
+# shell endpoint as the real server does. What only those need is not there before: a start should cost little.
+import _thread, socket, sys
 
 port = int(sys.argv[sys.argv.index("--port") + 1])
 
 
 def run(command):
+    import os
+
     mine, its = os.pipe()
     child = os.fork()
     if child == 0:
@@ -22,8 +24,12 @@ def run(command):
 
 def answer(path, body):
     if path.endswith("/shell"):
-        return {"parts": [{"state": {"output": run(json.loads(body)["command"])}}]}
-    return {"healthy": True, "version": "stand-in", "id": "session"}
+        import json
+
+        return json.dumps({"parts": [{"state": {"output": run(json.loads(body)["command"])}}]})
+    if path == "/experimental/session":
+        return "[]"
+    return '{"healthy":true,"version":"stand-in","id":"session"}'
 
 
 def serve(client):
@@ -43,9 +49,9 @@ def talk(client):
         name, value = line.decode().split(":", 1)
         if name.lower() == "content-length":
             length = int(value)
-    text = json.dumps(answer(path, request.read(length))).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\nconnection: close\r\n\r\n"
-    client.sendall(head.encode() + text)
+    body = answer(path, request.read(length)).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    client.sendall(head.encode() + body)
 
 
 listener = socket.create_server(("127.0.0.1", port))
