@@ -7,6 +7,7 @@
 )]
 
 mod limits;
+mod pressure;
 mod tenants;
 
 use instances_lab::fleet::PATIENCE;
