@@ -39,9 +39,9 @@ enum Chore {
         #[arg(long, default_value_t = 9)]
         rounds: usize,
         /// Measure this part alone
-        #[arg(long, conflicts_with = "write")]
+        #[arg(long)]
         only: Option<bench::Only>,
-        /// Rewrite docs/benchmarks.md with the figures
+        /// Put each part that was measured in the place of its section of docs/benchmarks.md
         #[arg(long)]
         write: bool,
     },

@@ -4,14 +4,16 @@ mod evaluation;
 mod growth;
 mod life;
 mod network;
+mod page;
 mod proxy;
 mod sandbox;
+mod turns;
 
-use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use instances_lab::place;
 use instances_lab::progress::say;
 use serde_json::Value;
@@ -48,54 +50,51 @@ pub(crate) enum Only {
     Evaluation,
 }
 
-/// Measures and prints it; `write` also rewrites the page.
+/// Measures and prints it; `write` also puts each part in the place of its section of the page.
 pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> {
-    let mut parts = Vec::new();
     let wanted = |part| only.is_none_or(|only| only == part);
     if wanted(Only::Growth) {
-        parts.push(growth::measure()?);
+        note(&growth::measure()?, write)?;
     }
     if wanted(Only::Life) {
-        parts.push(life::measure(rounds)?);
+        note(&life::measure(rounds)?, write)?;
     }
     if wanted(Only::Sandbox) {
-        parts.push(sandbox::measure(rounds)?);
+        note(&sandbox::measure(rounds)?, write)?;
     }
     if wanted(Only::Network) {
-        parts.push(network::measure(rounds)?);
+        note(&network::measure(rounds)?, write)?;
     }
     if wanted(Only::Proxy) {
-        parts.push(proxy::measure(rounds)?);
+        note(&proxy::measure(rounds)?, write)?;
     }
-    if wanted(Only::Evaluation) {
-        parts.extend(evaluation::measure()?);
-        if write && !parts.iter().any(|part| part.name == "evaluation") {
-            bail!("{PAGE} would lose its figures of the evaluation: set NIXPKGS_LIB");
-        }
-    }
-    let mut page = format!(
-        "# Benchmarks\n\nWritten by `cargo xtask bench --write`. {}\nFigures of one run are \
-         compared with a baseline of the same run, never with another run's.\n",
-        machine()
-    );
-    let directory = place::workspace().join(OUTPUT);
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
-    for part in &parts {
-        write!(page, "\n{}", part.text)?;
-        let path = directory.join(format!("{}.json", part.name));
-        fs::write(&path, format!("{:#}\n", part.data))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    say(&page);
-    if write {
-        let path = place::workspace().join(PAGE);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    if wanted(Only::Evaluation)
+        && let Some(part) = evaluation::measure()?
+    {
+        note(&part, write)?;
     }
     Ok(())
+}
+
+/// Keeps what a part measured at once: a later one may fail.
+fn note(part: &Part, write: bool) -> Result<()> {
+    let section = page::section(&part.text, &machine());
+    say(&section);
+    let root = place::workspace();
+    let data = root.join(OUTPUT).join(format!("{}.json", part.name));
+    put(&data, &format!("{:#}\n", part.data))?;
+    if write {
+        let path = root.join(PAGE);
+        put(&path, &page::with(&fs::read_to_string(&path).unwrap_or_default(), &section))?;
+    }
+    Ok(())
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// This machine in words.

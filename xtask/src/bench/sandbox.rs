@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use instances_lab::progress::say;
 use instances_lab::{Machine, fleet, install};
 use serde_json::{Value, json};
 
 use super::life::{Spread, answered, answers, bare_start};
-use super::{Part, human};
+use super::{Part, human, turns};
 use crate::engine;
 
 /// How many places of the host the second instance has.
@@ -45,13 +45,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     let mut all: [Times; 2] = Default::default();
     for round in 0..=rounds {
         let mut one = [[Duration::ZERO; SERVERS.len()]; 2];
-        let mut order = [0, 1, 2];
-        // What came right before matters a little: each comes after each.
-        order.rotate_left(round % SERVERS.len());
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for server in order {
+        for server in turns::order(round, SERVERS.len()) {
             let time = match server {
                 0 => bare(&machine)?,
                 1 => start(&machine, "plain")?,
@@ -104,13 +98,8 @@ fn start(machine: &Machine, name: &str) -> Result<[Duration; 2]> {
     Ok(time)
 }
 
-/// The middle of what is made of each round's two times, in seconds.
-fn middle(one: &[Duration], other: &[Duration], of: fn(f64, f64) -> f64) -> Result<f64> {
-    let pairs = one.iter().zip(other);
-    let mut all: Vec<f64> =
-        pairs.map(|(one, other)| of(one.as_secs_f64(), other.as_secs_f64())).collect();
-    all.sort_unstable_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().context("no rounds")
+fn seconds(times: &[Duration]) -> Vec<f64> {
+    times.iter().map(Duration::as_secs_f64).collect()
 }
 
 /// What was counted, in the order of [`SERVERS`].
@@ -130,10 +119,10 @@ fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
     );
     let mut data = serde_json::Map::new();
     for (until, times) in ["it listens", "it answers"].into_iter().zip(all) {
-        let [bare, plain, places] = &times;
-        let difference = middle(plain, places, |plain, places| (places - plain) * 1e3)?;
+        let [bare, plain, places] = times.each_ref().map(|times| seconds(times));
+        let difference = turns::middle(&plain, &places, |plain, places| (places - plain) * 1e3)?;
         data.insert(format!("places until {until}, milliseconds"), json!(difference));
-        let ratios = times.each_ref().map(|times| middle(bare, times, |bare, time| time / bare));
+        let ratios = [&bare, &plain, &places].map(|times| turns::ratio(&bare, times));
         for ((server, times), ratio) in SERVERS.iter().zip(times).zip(ratios) {
             let (spread, ratio) = (Spread::of(times)?, ratio?);
             text.push_str(&format!("| {until} | {server} | {} | {ratio:.3} |\n", spread.cells()));
