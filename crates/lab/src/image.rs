@@ -52,7 +52,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// What only the newer root contains: sandboxes and servers that instances are tried with.
-const TRIXIE: &[&str] = &["bubblewrap", "postgresql"];
+const TRIXIE: &[&str] = &["bubblewrap", "passt", "postgresql", "systemd-container"];
 
 /// Before the newer root's packages are there: no cluster of databases is made.
 const NO_CLUSTER: &str = r#"mkdir -p "$1/etc/postgresql-common"

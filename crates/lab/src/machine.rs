@@ -210,6 +210,13 @@ impl Machine {
         reach::inside(&namespace, body)
     }
 
+    /// Does the same inside the namespace of a process, by its number in the machine.
+    pub fn in_netns_of<T: Send>(&self, pid: i32, body: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = format!("/proc/{}/root/proc/{pid}/ns/net", self.pid());
+        let namespace = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        reach::inside(&namespace, body)
+    }
+
     /// Offers a TCP port of the machine's loopback on the host's loopback, under the same number
     /// unless that is taken. It ends with the value, and with the next reboot.
     pub fn reach_from_host(&self, port: u16) -> Result<Forward> {

@@ -36,7 +36,7 @@ enforcedSettings = { share = "disabled", permission.webfetch = "deny" }
 const BARE_PORT: u16 = 4201;
 const BARE_LOG: &str = "/run/bare.log";
 /// How long a start may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 /// How often the log is looked at.
 const POLL: Duration = Duration::from_millis(5);
 /// A request that is sent too early is never answered.
@@ -80,14 +80,13 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
 const SERVERS: [&str; 3] = ["bare", "instance", "instance, configured"];
 
 /// What the instance's unit also sets: a server that looks for models and updates starts slower.
-const QUIET: &[&str] = &[
+pub(super) const QUIET: &[&str] = &[
     "--setenv=OPENCODE_DISABLE_AUTOUPDATE=1",
     "--setenv=OPENCODE_DISABLE_LSP_DOWNLOAD=1",
     "--setenv=OPENCODE_DISABLE_MODELS_FETCH=1",
     "--setenv=OPENCODE_DISABLE_SHARE=1",
     "--setenv=npm_config_fetch_retries=0",
     "--setenv=npm_config_offline=true",
-    "--setenv=HOME=/var/lib/bare",
 ];
 
 /// A server with a HOME and a project and nothing around it, as a transient unit.
@@ -106,8 +105,9 @@ pub(super) fn bare_start(machine: &Machine) -> Result<[Duration; 2]> {
     let start = Instant::now();
     let output = format!("--property=StandardOutput=file:{BARE_LOG}");
     let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
+    let unit = unit.into_iter().chain(["--setenv=HOME=/var/lib/bare"]);
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
-    machine.run(unit.into_iter().chain(QUIET.iter().copied()).chain(server))?.ok()?;
+    machine.run(unit.chain(QUIET.iter().copied()).chain(server))?.ok()?;
     answered(&log, start, || machine.in_netns(|| answers(BARE_PORT)))
 }
 
@@ -153,12 +153,17 @@ fn give_up(start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Whether the configuration can be had.
+/// Whether the configuration can be had now.
 pub(super) fn answers(port: u16) -> bool {
+    answers_within(port, TRY)
+}
+
+/// Whether it can be had with one question, by a client that waits so long.
+pub(super) fn answers_within(port: u16, patience: Duration) -> bool {
     let ask = || -> std::io::Result<bool> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = TcpStream::connect_timeout(&address, TRY)?;
-        stream.set_read_timeout(Some(TRY))?;
+        let mut stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         stream
             .write_all(b"GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();

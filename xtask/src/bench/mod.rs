@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how long things take, always beside a baseline of the same run.
 
+mod cold;
 mod evaluation;
 mod growth;
 mod life;
@@ -40,6 +41,8 @@ pub(crate) enum Only {
     Growth,
     /// Start and stop beside a bare server.
     Life,
+    /// The first answer of a server that does not run, beside a bare one and in other sandboxes.
+    Cold,
     /// Start in the whole sandbox, and with many places of the host in it, beside a bare server.
     Sandbox,
     /// Packets through the outbound policy beside a path without rules.
@@ -58,6 +61,9 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
     }
     if wanted(Only::Life) {
         note(&life::measure(rounds)?, write)?;
+    }
+    if wanted(Only::Cold) {
+        note(&cold::measure(rounds)?, write)?;
     }
     if wanted(Only::Sandbox) {
         note(&sandbox::measure(rounds)?, write)?;

@@ -1,0 +1,156 @@
+//! From an order, or from a client, to the first answer of a server that did not run.
+
+mod peers;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use instances_lab::progress::say;
+use instances_lab::{Machine, fleet, install};
+use serde_json::{Value, json};
+
+use super::life::{PATIENCE, Spread, answers_within, bare_start};
+use super::{Part, human, turns};
+use crate::engine;
+
+/// Both answer without a password, as the others do.
+const SPEC: &str = r#"
+[instances.boot]
+directory = "/srv/boot"
+listen.port = 4101
+auth.enable = false
+
+[instances.demand]
+directory = "/srv/demand"
+listen.port = 4102
+auth.enable = false
+activation = "on-demand"
+"#;
+
+/// A way to a running server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Bare,
+    Boot,
+    Demand,
+    Bubblewrap,
+    Nspawn,
+}
+
+impl Way {
+    /// All, the baseline first.
+    const ALL: [Self; 5] = [Self::Bare, Self::Boot, Self::Demand, Self::Bubblewrap, Self::Nspawn];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Boot => "instance, ordered",
+            Self::Demand => "instance, on demand",
+            Self::Bubblewrap => "bubblewrap",
+            Self::Nspawn => "systemd-nspawn",
+        }
+    }
+
+    /// Starts the server, and ends it again.
+    fn round(self, machine: &Machine) -> Result<Duration> {
+        match self {
+            Self::Bare => {
+                let [_, answered] = bare_start(machine)?;
+                machine.run(["systemctl", "stop", "bare"])?.ok()?;
+                Ok(answered)
+            }
+            Self::Boot => ours(machine, "boot", 4101, true),
+            Self::Demand => ours(machine, "demand", 4102, false),
+            Self::Bubblewrap => peers::bubblewrap(machine),
+            Self::Nspawn => peers::nspawn(machine),
+        }
+    }
+}
+
+pub(super) fn measure(rounds: usize) -> Result<Part> {
+    install::missing()?;
+    engine::build()?;
+    let projects = ["/srv/boot", "/srv/demand", "/srv/bare", "/var/lib/bare"];
+    let machine = fleet::boot("bench-cold", SPEC, &projects)?;
+    let versions = peers::prepare(&machine)?;
+    machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
+    rest(&machine, "boot")?;
+    let mut all: [Vec<Duration>; Way::ALL.len()] = Default::default();
+    // The first start of each fills its HOME and the page cache, and is not counted.
+    for round in 0..=rounds {
+        let mut one = [Duration::ZERO; Way::ALL.len()];
+        for index in turns::order(round, Way::ALL.len()) {
+            if let (Some(way), Some(time)) = (Way::ALL.get(index), one.get_mut(index)) {
+                *time = way.round(&machine).with_context(|| way.words())?;
+            }
+        }
+        if round > 0 {
+            say(&format!("round {round}: {}", one.map(human).join(", ")));
+            all.iter_mut().zip(one).for_each(|(all, time)| all.push(time));
+        }
+    }
+    report(rounds, &versions, all)
+}
+
+/// One client, whose one request waits at the listener on the host's loopback.
+fn ours(machine: &Machine, name: &str, port: u16, order: bool) -> Result<Duration> {
+    let unit = format!("opencode-{name}.service");
+    // So many starts in a minute are more than the unit allows.
+    machine.run(["systemctl", "reset-failed", &unit])?.ok()?;
+    let start = Instant::now();
+    if order {
+        machine.run(["systemctl", "start", "--no-block", &unit])?.ok()?;
+    }
+    if !machine.in_netns(|| answers_within(port, PATIENCE))? {
+        let status = machine.run(["opencode-instances", "status"])?;
+        bail!("{name} does not answer: {status}");
+    }
+    let time = start.elapsed();
+    rest(machine, name)?;
+    Ok(time)
+}
+
+/// Ends server and proxy. The namespace stays, as when the server of an instance on demand has ended by itself.
+fn rest(machine: &Machine, name: &str) -> Result<()> {
+    let unit = format!("opencode-{name}.service");
+    let proxy = format!("opencode-listen@{name}.service");
+    // A resolver that starts for the server's first question needs the server: its start cancels a stop.
+    let stopped = |machine: &Machine| Ok(machine.run(["systemctl", "stop", &unit])?.success());
+    machine.wait_until("the server is stopped", PATIENCE, stopped)?;
+    machine.run(["systemctl", "stop", &proxy])?.ok().map(drop)
+}
+
+fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -> Result<Part> {
+    let mut text = format!(
+        "## Until the first answer\n\n\
+         From the order to start a server that does not run until `GET /config` is answered with 200; for the instance on \
+         demand from the client's connection. All are warm: an earlier start that is not counted has filled the HOME and the \
+         page cache, so that no disk is waited for. {rounds} rounds in one machine, where the order changes; the ratio is the \
+         median of those within a round. None has a password, and all have the environment that keeps the server from looking \
+         for models and updates.\n\n\
+         - `bare`: `opencode serve` as a transient unit without any sandbox, root's.\n\
+         - `instance, ordered`: `systemctl start` and, at once, one client at the listener on the host's loopback, whose \
+           request the proxy holds. Its namespace is there, as after a stop.\n\
+         - `instance, on demand`: one client at the listener, and no order. Its namespace is there from an earlier start.\n\
+         - `bubblewrap`: `bwrap --unshare-all` for a user of its own, with `/usr`, a dozen places of `/etc`, the project and HOME. \
+           It has a network namespace with a loopback and no link, and no way in but from inside: the client is put there. No \
+           filter of system calls, no limit of memory or processes, no listener, nothing that restarts the server or says that \
+           it is ready, and no policy: that would take a second program.\n\
+         - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
+           without a user namespace, and nspawn's own filter of system calls. The \
+           client is put inside too.\n\n\
+         A server without a proxy is asked when it has said `listening on`; a question that comes too early is lost and asked again \
+         after a second. An instance's supervisor does the same for its readiness. {versions}\n\n\
+         | server | min | median | max | ratio |\n|---|---|---|---|---|\n"
+    );
+    let mut data = serde_json::Map::new();
+    let [bare, ..] = &all;
+    let baseline: Vec<f64> = bare.iter().map(Duration::as_secs_f64).collect();
+    for (way, times) in Way::ALL.into_iter().zip(all) {
+        let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+        let (spread, ratio) = (Spread::of(times)?, turns::ratio(&baseline, &seconds)?);
+        text.push_str(&format!("| {} | {} | {ratio:.3} |\n", way.words(), spread.cells()));
+        data.insert(way.words().to_owned(), json!({ "spread": spread.data(), "ratio": ratio }));
+    }
+    Ok(Part { name: "cold", text, data: Value::Object(data) })
+}
