@@ -105,7 +105,7 @@ pub(super) fn measure() -> Result<Option<Part>> {
             }));
         }
     }
-    Ok(Some(Part { name: "evaluation", text, data: data.into() }))
+    Ok(Some(Part { name: "evaluation", text, data: data.into(), charts: Vec::new() }))
 }
 
 fn fastest(lib: &Path, by: &str, count: u32) -> Result<Cost> {

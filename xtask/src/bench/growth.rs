@@ -5,8 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::{Part, human};
+use super::chart::{self, Chart, Line};
+use super::{Part, human, human_seconds};
 use crate::engine::cargo;
+
+/// What is drawn too.
+const DRAWN: [&str; 5] =
+    ["check", "check_and_render", "plan_first", "plan_again", "check_settings"];
 
 /// One line of divan's table.
 #[derive(Debug, PartialEq)]
@@ -52,6 +57,20 @@ pub(super) fn measure() -> Result<Part> {
             whole.unwrap_or_default()
         ));
     }
+    let lines: Vec<Line> = rows
+        .chunk_by(|a, b| a.what == b.what)
+        .filter(|group| group.first().is_some_and(|row| DRAWN.contains(&row.what.as_str())))
+        .map(|group| Line {
+            label: group.first().map(|row| row.what.replace('_', " ")).unwrap_or_default(),
+            points: group
+                .iter()
+                .map(|row| (f64::from(row.count), row.median.as_secs_f64()))
+                .collect(),
+        })
+        .collect();
+    let title = "Time over the number of instances, without the host";
+    let svg = chart::lines(title, "instances", human_seconds, &lines);
+    let charts = vec![Chart { name: "growth", words: title.to_owned(), svg }];
     let data = rows.iter().map(|row| {
         json!({
             "what": row.what,
@@ -60,7 +79,7 @@ pub(super) fn measure() -> Result<Part> {
             "median": row.median.as_secs_f64(),
         })
     });
-    Ok(Part { name: "growth", text, data: data.collect() })
+    Ok(Part { name: "growth", text, data: data.collect(), charts })
 }
 
 /// Reads divan's table: a line without figures names the benchmark, those below it its sizes.

@@ -202,7 +202,7 @@ fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
             data.insert(key, json!({ "spread": spread.data(), "ratio": ratio }));
         }
     }
-    Ok(Part { name: "life", text, data: Value::Object(data) })
+    Ok(Part { name: "life", text, data: Value::Object(data), charts: Vec::new() })
 }
 
 /// The ends and the middle of some times.

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how long things take, always beside a baseline of the same run.
 
+mod chart;
 mod cold;
 mod evaluation;
 mod growth;
@@ -19,8 +20,12 @@ use instances_lab::place;
 use instances_lab::progress::say;
 use serde_json::Value;
 
+use chart::Chart;
+
 /// Where the figures go.
 const OUTPUT: &str = "target/bench";
+/// Where the pictures are, seen from the page.
+const PICTURES: &str = "benchmarks";
 /// Where they stand for readers.
 const PAGE: &str = "docs/benchmarks.md";
 
@@ -32,6 +37,8 @@ struct Part {
     text: String,
     /// The same as data.
     data: Value,
+    /// The same as pictures, which come behind the words.
+    charts: Vec<Chart>,
 }
 
 /// A part that can be measured alone.
@@ -84,13 +91,23 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
 
 /// Keeps what a part measured at once: a later one may fail.
 fn note(part: &Part, write: bool) -> Result<()> {
-    let section = page::section(&part.text, &machine());
+    let mut text = part.text.clone();
+    for Chart { name, words, .. } in &part.charts {
+        text.push_str(&format!("\n![{words}]({PICTURES}/{name}.svg)\n"));
+    }
+    let section = page::section(&text, &machine());
     say(&section);
     let root = place::workspace();
     let data = root.join(OUTPUT).join(format!("{}.json", part.name));
     put(&data, &format!("{:#}\n", part.data))?;
+    for Chart { name, svg, .. } in &part.charts {
+        put(&root.join(OUTPUT).join(format!("{name}.svg")), svg)?;
+    }
     if write {
         let path = root.join(PAGE);
+        for Chart { name, svg, .. } in &part.charts {
+            put(&path.with_file_name(PICTURES).join(format!("{name}.svg")), svg)?;
+        }
         put(&path, &page::with(&fs::read_to_string(&path).unwrap_or_default(), &section))?;
     }
     Ok(())
@@ -116,6 +133,11 @@ fn machine() -> String {
          ended.",
         kernel.join(".")
     )
+}
+
+/// The same of seconds.
+fn human_seconds(seconds: f64) -> String {
+    human(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 /// A time as a human reads it.

@@ -135,5 +135,5 @@ fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
         "\n{PLACES} places cost {:.0} ms until it listens: the median of the differences within a round.\n",
         difference.unwrap_or_default()
     ));
-    Ok(Part { name: "sandbox", text, data: Value::Object(data) })
+    Ok(Part { name: "sandbox", text, data: Value::Object(data), charts: Vec::new() })
 }

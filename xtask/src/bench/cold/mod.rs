@@ -9,6 +9,7 @@ use instances_lab::progress::say;
 use instances_lab::{Machine, fleet, install};
 use serde_json::{Value, json};
 
+use super::chart::{self, Bar, Chart};
 use super::life::{PATIENCE, Spread, answers_within, bare_start};
 use super::{Part, human, turns};
 use crate::engine;
@@ -146,11 +147,20 @@ fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -
     let mut data = serde_json::Map::new();
     let [bare, ..] = &all;
     let baseline: Vec<f64> = bare.iter().map(Duration::as_secs_f64).collect();
+    let mut drawn = Vec::new();
     for (way, times) in Way::ALL.into_iter().zip(all) {
         let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
         let (spread, ratio) = (Spread::of(times)?, turns::ratio(&baseline, &seconds)?);
         text.push_str(&format!("| {} | {} | {ratio:.3} |\n", way.words(), spread.cells()));
+        drawn.push(Bar {
+            label: way.words().to_owned(),
+            parts: vec![spread.median.as_secs_f64()],
+            figure: format!("{}, {ratio:.2}", human(spread.median)),
+        });
         data.insert(way.words().to_owned(), json!({ "spread": spread.data(), "ratio": ratio }));
     }
-    Ok(Part { name: "cold", text, data: Value::Object(data) })
+    let title = "Until the first answer: median, and ratio to bare";
+    let charts =
+        vec![Chart { name: "cold", words: title.to_owned(), svg: chart::bars(title, &[], &drawn) }];
+    Ok(Part { name: "cold", text, data: Value::Object(data), charts })
 }

@@ -182,7 +182,7 @@ fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &F
     }
     text.push_str(&flood.words());
     data.insert("refused".to_owned(), flood.data());
-    Part { name: "network", text, data: Value::Object(data) }
+    Part { name: "network", text, data: Value::Object(data), charts: Vec::new() }
 }
 
 fn line(text: &mut String, row: &Row, more: &str) {

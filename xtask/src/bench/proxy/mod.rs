@@ -158,5 +158,5 @@ fn report(rounds: usize, rows: &[(Kind, [Row; 3])], footprints: &[(&str, Footpri
         text.push_str(&format!("| {name} | {} |\n", footprint.cells()));
         data.insert(format!("footprint, {name}"), footprint.data());
     }
-    Part { name: "proxy", text, data: Value::Object(data) }
+    Part { name: "proxy", text, data: Value::Object(data), charts: Vec::new() }
 }
