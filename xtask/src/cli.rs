@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,6 +39,9 @@ enum Chore {
         /// How often an instance and its baseline are measured in turn
         #[arg(long, default_value_t = 9)]
         rounds: usize,
+        /// For how many seconds the processor time of idle servers is counted
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        window: u64,
         /// Measure this part alone
         #[arg(long)]
         only: Option<bench::Only>,
@@ -90,7 +94,10 @@ impl Cli {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match self.chore {
             Chore::Test => return test::run(),
-            Chore::Bench { rounds, only, write } => bench::run(rounds, only, write)?,
+            Chore::Bench { rounds, window, only, write } => {
+                let window = Duration::from_secs(window);
+                bench::run(bench::Effort { rounds, window }, only, write)?;
+            }
             Chore::Fuzz { seconds } => fuzz::run(seconds)?,
             Chore::Demo { keep } => demo::run(keep)?,
             Chore::Docs { check } => docs::run(check)?,

@@ -4,12 +4,14 @@ mod chart;
 mod cold;
 mod evaluation;
 mod growth;
+mod idle;
 mod life;
 mod network;
 mod page;
 mod proxy;
 mod sandbox;
 mod turns;
+mod usage;
 
 use std::fs;
 use std::path::Path;
@@ -41,6 +43,15 @@ struct Part {
     charts: Vec<Chart>,
 }
 
+/// How much is done for the figures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// How often everything is measured in turn.
+    pub(crate) rounds: usize,
+    /// For how long the processor time of what is idle is counted.
+    pub(crate) window: Duration,
+}
+
 /// A part that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Only {
@@ -52,6 +63,8 @@ pub(crate) enum Only {
     Cold,
     /// Start in the whole sandbox, and with many places of the host in it, beside a bare server.
     Sandbox,
+    /// What servers take that nobody uses, beside bare ones.
+    Idle,
     /// Packets through the outbound policy beside a path without rules.
     Network,
     /// The proxy beside a direct connection and systemd's own.
@@ -61,7 +74,8 @@ pub(crate) enum Only {
 }
 
 /// Measures and prints it; `write` also puts each part in the place of its section of the page.
-pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> {
+pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()> {
+    let rounds = effort.rounds;
     let wanted = |part| only.is_none_or(|only| only == part);
     if wanted(Only::Growth) {
         note(&growth::measure()?, write)?;
@@ -74,6 +88,9 @@ pub(crate) fn run(rounds: usize, only: Option<Only>, write: bool) -> Result<()> 
     }
     if wanted(Only::Sandbox) {
         note(&sandbox::measure(rounds)?, write)?;
+    }
+    if wanted(Only::Idle) {
+        note(&idle::measure(effort)?, write)?;
     }
     if wanted(Only::Network) {
         note(&network::measure(rounds)?, write)?;
