@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Part;
 use crate::engine;
-use path::{BARE, MASQUERADED, TARGET};
+use path::{BARE, MASQUERADED, PASTA, TARGET};
 use refused::Flood;
 use traffic::Kind;
 
@@ -59,7 +59,17 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
             names.push(name);
         }
     }
-    let rows = compare(&machine, rounds, &names, &[Kind::Stream, Kind::Connections])?;
+    let pasta = path::pasta(&machine)?;
+    let all: Vec<String> = names.iter().cloned().chain([PASTA.to_owned()]).collect();
+    let mut rows =
+        compare(&machine, rounds, &all, &[Kind::Stream, Kind::Connections, Kind::RoundTrips])?;
+    let closed = [("list-0", list(0)), ("none", none())];
+    for (name, policy) in &closed {
+        path::instance(&machine, name, policy)?;
+        names.push((*name).to_owned());
+    }
+    let closed = closed.map(|(name, _)| name.to_owned());
+    rows.extend(compare(&machine, rounds, &closed, &[Kind::Refusals])?);
     let flood = refused::flood(&machine, FIRST)?;
     say(&format!("bringing up {MANY} instances"));
     for number in names.len()..MANY {
@@ -67,7 +77,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     }
     let crowded = compare(&machine, rounds, &[FIRST.to_owned()], &[Kind::Packets])?;
     drop(internet);
-    Ok(report(rounds, &rows, &alone, &crowded, &flood))
+    Ok(report(rounds, &pasta, &rows, &alone, &crowded, &flood))
 }
 
 /// A policy of so many ranges that do not touch, of which the last one is where everything goes.
@@ -76,12 +86,18 @@ fn list(count: usize) -> (String, Network) {
         let address = 0x0a00_0000 + u32::try_from(number).unwrap_or_default() * 512;
         format!("{}/24", std::net::Ipv4Addr::from(address))
     });
-    let cidrs = others.chain([format!("{TARGET}/32")]);
+    let cidrs = others.chain((count > 0).then(|| format!("{TARGET}/32")));
     let allow = cidrs.filter_map(|cidr| {
         Some(Allowed { cidr: cidr.parse().ok()?, protocol: None, ports: Vec::new() })
     });
     let network =
         Network { policy: Policy::AllowList, allow: allow.collect(), ..Network::default() };
+    (namespace_table("bench", &network), network)
+}
+
+/// The policy that has no link.
+fn none() -> (String, Network) {
+    let network = Network { policy: Policy::None, ..Network::default() };
     (namespace_table("bench", &network), network)
 }
 
@@ -146,7 +162,14 @@ fn median(figures: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &Flood) -> Part {
+fn report(
+    rounds: usize,
+    pasta: &str,
+    rows: &[Row],
+    alone: &[Row],
+    crowded: &[Row],
+    flood: &Flood,
+) -> Part {
     let mut text = format!(
         "## The outbound policy\n\n\
          One machine, {rounds} rounds after one that is not counted, {} ms for each figure. The \
@@ -156,7 +179,12 @@ fn report(rounds: usize, rows: &[Row], alone: &[Row], crowded: &[Row], flood: &F
          rule. An instance's packets pass its table, the host's table and the translation. Each figure \
          is divided by those of the baselines that were measured right before it, and the ratios are the \
          medians of the rounds'; higher is better. `list-N` is an allow-list of N ranges, `rules-N` the \
-         same with one rule for each range, where the last one matches.\n\n\
+         same with one rule for each range, where the last one matches. With `list-0` and `none` nothing can be \
+         reached, so that a refusal is timed: the policy's own, or without a link the kernel's; those of the baselines come \
+         from the other end, where nobody listens. `{PASTA}` is what a user without \
+         privileges has, for bubblewrap or a rootless container ({pasta}, `--config-net`): a namespace whose packets \
+         a process of that user's takes from a tap device and makes sockets of. It has no policy, and its way has no router \
+         and one link less.\n\n\
          | what | path | median | of bare | of masqueraded |\n|---|---|---|---|---|\n",
         SAMPLE.as_millis()
     );

@@ -8,6 +8,8 @@ use instances_lab::Machine;
 pub(super) const BARE: &str = "bare";
 /// The same, whose router does what any private address needs: it tracks connections and translates.
 pub(super) const MASQUERADED: &str = "masqueraded";
+/// A namespace without privileges, whose packets a process of its user's carries.
+pub(super) const PASTA: &str = "pasta";
 /// Where everything goes.
 pub(super) const TARGET: &str = "1.1.1.1";
 
@@ -54,6 +56,25 @@ pub(super) fn baselines(machine: &Machine) -> Result<()> {
     machine.sh(SETUP)?.ok().map(drop)
 }
 
+/// Lets a user without privileges have a namespace, as for bubblewrap or a rootless container, and gives it a name
+/// for the client. Says what it is.
+pub(super) fn pasta(machine: &Machine) -> Result<String> {
+    let script = format!(
+        "systemd-sysusers --inline 'u peer - - /'
+         chmod 666 /dev/net/tun # as udev does on a host
+         systemd-run --quiet --unit={PASTA} --uid=peer --gid=peer pasta --config-net -- sleep infinity
+         for try in $(seq 100); do
+           pid=$(pgrep -u peer -x sleep || true)
+           if [ -n \"$pid\" ] && nsenter -t $pid -U -n ip -4 route show default | grep -q default; then
+             ip netns attach {PASTA} $pid; dpkg-query -W passt; exit
+           fi
+           sleep 0.1
+         done
+         journalctl --no-pager -u {PASTA} >&2; exit 1"
+    );
+    Ok(machine.sh(&script)?.ok()?.trim().replace('\t', " "))
+}
+
 /// Brings an instance's network up, as its unit does.
 pub(super) fn instance(
     machine: &Machine,
@@ -71,7 +92,7 @@ pub(super) fn instance(
 /// The namespace of a path.
 pub(super) fn namespace(name: &str) -> String {
     match name {
-        BARE | MASQUERADED => name.to_owned(),
+        BARE | MASQUERADED | PASTA => name.to_owned(),
         _ => format!("opencode-{name}"),
     }
 }

@@ -13,6 +13,8 @@ use rustix::net::sockopt::set_socket_linger;
 const HOST: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 const SINK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5001);
 const DOOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5002);
+/// Nobody listens there.
+const CLOSED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5004);
 const ECHO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOST), 5003);
 /// The bytes of a datagram that asks for an answer.
 const HELLO: usize = 64;
@@ -30,6 +32,10 @@ pub(super) enum Kind {
     Stream,
     /// Connections a second, one after the other.
     Connections,
+    /// Small datagrams and their answers a second, one after the other.
+    RoundTrips,
+    /// Connections a second that are refused: by the policy, or by the other end.
+    Refusals,
     /// Small datagrams in a second of the sender's processor time, which a busy machine does not change:
     /// the kernel takes a packet all the way within the call that sends it.
     Packets,
@@ -40,13 +46,16 @@ impl Kind {
         match self {
             Self::Stream => "one TCP stream",
             Self::Connections => "new connections",
+            Self::RoundTrips => "round trips of 64 bytes",
+            Self::Refusals => "refused connections",
             Self::Packets => "datagrams a second of processor time",
         }
     }
 
     pub(super) fn figure(self, median: f64) -> String {
         match self {
-            Self::Stream => format!("{:.1} Gbit/s", median * 8.0 / 1e9),
+            Self::Stream => format!("{:.2} Gbit/s", median * 8.0 / 1e9),
+            Self::RoundTrips | Self::Refusals => format!("{:.0} µs each", 1e6 / median),
             Self::Connections => format!("{median:.0}/s"),
             Self::Packets => format!("{median:.0}"),
         }
@@ -86,6 +95,8 @@ pub(super) fn measure(
     let client = || match kind {
         Kind::Stream => stream(sample),
         Kind::Connections => connections(sample),
+        Kind::RoundTrips => round_trips(sample),
+        Kind::Refusals => refusals(sample),
         Kind::Packets => packets(sample),
     };
     Ok(machine.in_named_netns(namespace, client)??)
@@ -116,13 +127,44 @@ fn connections(sample: Duration) -> std::io::Result<f64> {
     Ok(rate(made, start.elapsed()))
 }
 
-fn packets(sample: Duration) -> std::io::Result<f64> {
+fn round_trips(sample: Duration) -> std::io::Result<f64> {
+    let socket = greeted()?;
+    let (start, mut made) = (Instant::now(), 0);
+    while start.elapsed() < sample {
+        greet(&socket)?;
+        made += 1;
+    }
+    Ok(rate(made, start.elapsed()))
+}
+
+fn refusals(sample: Duration) -> std::io::Result<f64> {
+    let (start, mut made) = (Instant::now(), 0);
+    while start.elapsed() < sample {
+        match TcpStream::connect_timeout(&CLOSED, PATIENCE) {
+            Err(error) if error.kind() != std::io::ErrorKind::TimedOut => made += 1,
+            Err(error) => return Err(error),
+            Ok(_) => return Err(std::io::Error::other("a port is open that should be closed")),
+        }
+    }
+    Ok(rate(made, start.elapsed()))
+}
+
+/// A socket that has had an answer: its flow is known on the way, as any that is worth timing.
+fn greeted() -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(ECHO)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    // A flow that has had an answer, as any that is worth timing.
+    greet(&socket)?;
+    Ok(socket)
+}
+
+fn greet(socket: &UdpSocket) -> std::io::Result<()> {
     socket.send(&[0; HELLO])?;
-    socket.recv(&mut [0; HELLO])?;
+    socket.recv(&mut [0; HELLO]).map(drop)
+}
+
+fn packets(sample: Duration) -> std::io::Result<f64> {
+    let socket = greeted()?;
     let (start, mut sent, before) = (Instant::now(), 0, processor_time()?);
     while start.elapsed() < sample {
         for _ in 0..64 {
