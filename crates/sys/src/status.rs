@@ -82,6 +82,7 @@ const PROPERTIES: &[&str] = &[
     "ExecMainStartTimestampMonotonic",
     "ActiveEnterTimestampMonotonic",
     "LoadState",
+    "Job",
 ];
 
 /// Looks at every instance of `records`.
@@ -121,6 +122,10 @@ pub fn refusal(program: &str, record: &Record) -> Result<Option<String>, systemc
     let units = systemctl::show_by(program, &own_units(record), PROPERTIES)?;
     let [main, setup, judge, net, sockets, places] = units.as_slice() else { return Ok(None) };
     let state = state_of(main, setup, sockets, places);
+    // Between the units that it needs, a server that is being started is as inactive as any.
+    if !matches!(text(main, "Job"), "" | "0") {
+        return Ok(None);
+    }
     let when = |name| text(main, name).parse::<u64>().unwrap_or(0);
     let was_there = when("ActiveEnterTimestampMonotonic") > when("ExecMainStartTimestampMonotonic");
     match state {
@@ -226,9 +231,14 @@ fn broken(unit: &Properties) -> Option<String> {
 
 /// Whether the supervisor was told another generation than the installed one.
 pub(crate) fn runs_another(record: &Record, pid: u32) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    generation(pid).is_some_and(|generation| generation != record.generation.as_bytes())
+}
+
+/// The generation that a supervisor was told; `None` where it is no supervisor, or none yet.
+pub(crate) fn generation(pid: u32) -> Option<Vec<u8>> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != b"--generation");
-    words.nth(1).is_some_and(|generation| generation != record.generation.as_bytes())
+    words.nth(1).map(<[u8]>::to_vec)
 }
 
 /// Why a listener cannot be opened: systemd keeps the reason in the journal, so this tries again.
