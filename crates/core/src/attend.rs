@@ -21,6 +21,10 @@ pub fn socket_name(instance: &InstanceName) -> String {
 /// the server may have been there still when the client asked for it. It is `EX_TEMPFAIL` of sysexits.h.
 pub const COMES_BACK: u8 = 75;
 
+/// The exit status of a supervisor on demand whose server never was ready: the next client tries again. It is
+/// `EX_UNAVAILABLE` of sysexits.h.
+pub const NEVER_READY: u8 = 69;
+
 /// What the supervisor tells the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {

@@ -1,6 +1,6 @@
 //! `opencode-NAME.service`: the server under its supervisor, in the full sandbox.
 
-use crate::attend::COMES_BACK;
+use crate::attend::{COMES_BACK, NEVER_READY};
 use crate::dialect;
 use crate::facts::HostFacts;
 use crate::guard;
@@ -166,6 +166,10 @@ fn restart(instance: &Instance) -> Vec<Entry> {
         Entry::new("RestartForceExitStatus", again())
             .because("with the next line: one to which a client came while it ended"),
         Entry::new("SuccessExitStatus", again()),
+        Entry::new("RestartPreventExitStatus", Value::Number(NEVER_READY.into())).because(
+            "clients learn that the start failed, and the next one tries again; a restart would take the proxy along, \
+             and whoever it holds",
+        ),
     ]
 }
 

@@ -34,6 +34,7 @@ pub use options::{Options, UsageError, parse_args};
 use attend::Attend;
 use instances_core::attend::socket_name;
 use relay::Relay;
+use server::Server;
 use session::Session;
 
 use crate::notify::Notifier;
@@ -54,24 +55,29 @@ pub fn run(options: &Options) -> ExitCode {
     let code = match start(options, &mut notifier, &mut log) {
         // Asked to end before anything began.
         Ok(None) => 0,
-        Ok(Some((server, signals, login, others))) => {
+        Ok(Some(Started { server, password, signals, others })) => {
             let output = Relay::new(server.stdout, stdout.as_fd());
             let log = Relay::new(server.stderr, stderr.as_fd());
             let streams = session::Streams::new(output, log);
-            Session::new(options, server.pid, login, others, signals, streams, notifier).run()
+            Session::new(options, server.pid, password, others, signals, streams, notifier).run()
         }
         Err(reason) => {
             log.say(3, &reason);
             notifier.status(&reason);
             notifier.barrier(session::BARRIER);
-            1
+            options.never_ready(1)
         }
     };
     ExitCode::from(code)
 }
 
-/// The third one is the user's name and the password.
-type Started = (server::Server, signals::Signals, Option<(String, String)>, session::Others);
+/// A server, and what is there for it.
+struct Started {
+    server: Server,
+    password: Option<String>,
+    signals: signals::Signals,
+    others: session::Others,
+}
 
 fn start(
     options: &Options,
@@ -106,18 +112,24 @@ fn start(
     if let Some(directory) = &options.directory {
         enter(directory)?;
     }
+    let server = launch(options, password.as_deref(), notifier, log)?;
+    Ok(Some(Started { server, password, signals, others: session::Others { attend, turn } }))
+}
+
+/// Starts the server, which finds no locks of one that was killed.
+fn launch(
+    options: &Options,
+    password: Option<&str>,
+    notifier: &mut Notifier,
+    log: &mut Relay<'_>,
+) -> Result<Server, String> {
     notifier.status("clearing stale locks");
     let left = options.home.as_deref().map_or(0, |home| locks::clear(home).left);
     if left > 0 {
         log.say(4, "some stale locks could not be removed; the first session may wait for them");
     }
     notifier.status("starting the server");
-    let server = server::spawn(options, password.as_deref())?;
-    let login = match password {
-        Some(password) => Some((options.username.clone(), password)),
-        None => server::inherited_login(options.dialect),
-    };
-    Ok(Some((server, signals, login, session::Others { attend, turn })))
+    server::spawn(options, password)
 }
 
 /// Brings HOME to where the server can start.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use instances_core::attend::NEVER_READY;
 use instances_core::dialect::{self, Dialect};
 use instances_core::layout::DEFAULT_USERNAME;
 use instances_core::spec::InstanceName;
@@ -50,6 +51,13 @@ pub struct Options {
     /// `WATCHDOG_PID` is not looked at: with `PrivatePIDs=` it is wrong in systemd 257.2 to 257.7
     /// (systemd#38137).
     pub watchdog: Option<Duration>,
+}
+
+impl Options {
+    /// The exit status where the server never was ready: the service manager need not try again where clients do.
+    pub(super) fn never_ready(&self, code: u8) -> u8 {
+        if self.idle.is_some() { NEVER_READY } else { code }
+    }
 }
 
 /// What is wrong with the arguments.

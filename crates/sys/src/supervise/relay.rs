@@ -34,6 +34,14 @@ impl<'a> Relay<'a> {
         Self { from, to: Some(to), partial: Vec::new(), waiting: Vec::new() }
     }
 
+    /// Takes another server's end, after all that the last one sent.
+    pub(super) fn take_over(&mut self, from: Option<OwnedFd>) {
+        if !self.partial.is_empty() {
+            self.end_line(&mut Tail::default());
+        }
+        self.from = from;
+    }
+
     /// What to wait for before [`Relay::turn`] can do something.
     pub(super) fn interests(&self) -> impl Iterator<Item = PollFd<'_>> {
         let from = self.from.as_ref().filter(|_| self.has_room());

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use instances_core::attend::{COMES_BACK, Order};
@@ -17,7 +18,7 @@ use super::processes::{descendants, signal_all, spare};
 use super::reason::refusal;
 use super::relay::{Relay, Tail};
 use super::room::{self, Room};
-use super::server::Exit;
+use super::server::{self, Exit};
 use super::signals::Signals;
 use super::turn::Turn;
 use super::watch::{Bound, Sign, Verdict, Watch};
@@ -87,6 +88,13 @@ impl<'a> Streams<'a> {
         Self { output, log, tail: Tail::default() }
     }
 
+    /// Goes on with another server, which has said nothing yet.
+    fn take_over(&mut self, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) {
+        self.output.take_over(stdout);
+        self.log.take_over(stderr);
+        self.tail = Tail::default();
+    }
+
     fn turn(&mut self) -> bool {
         let output = self.output.turn(&mut self.tail);
         let log = self.log.turn(&mut self.tail);
@@ -105,9 +113,12 @@ pub(super) struct Others {
 pub(super) struct Session<'a> {
     options: &'a Options,
     address: SocketAddr,
+    password: Option<String>,
     /// The user's name and the password.
     login: Option<(String, String)>,
     server: Pid,
+    /// The signal that asked for the end.
+    asked: Option<Signal>,
     ended: Option<Exit>,
     has_children: bool,
     ready: bool,
@@ -127,18 +138,24 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         options: &'a Options,
         server: Pid,
-        login: Option<(String, String)>,
+        password: Option<String>,
         Others { attend, turn }: Others,
         signals: Signals,
         streams: Streams<'a>,
         notifier: Notifier,
     ) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+        let login = match &password {
+            Some(password) => Some((options.username.clone(), password.clone())),
+            None => server::inherited_login(options.dialect),
+        };
         Self {
             options,
             address,
+            password,
             login,
             server,
+            asked: None,
             ended: None,
             has_children: true,
             ready: false,
@@ -156,7 +173,12 @@ impl<'a> Session<'a> {
 
     /// Runs to the end and returns the exit status. Its turn is over when the server is ready, or not.
     pub(super) fn run(mut self) -> u8 {
-        let ready = self.become_ready();
+        let ready = match self.become_ready() {
+            Err(End::Ended(exit @ Exit::Signal(_))) => {
+                self.begin_again(exit).and_then(|()| self.become_ready())
+            }
+            ready => ready,
+        };
         self.turn.done(ready.is_ok() && self.idle.is_some());
         let end = match ready {
             Ok(()) => self.serve(),
@@ -164,6 +186,26 @@ impl<'a> Session<'a> {
         };
         self.probe = None;
         self.finish(end)
+    }
+
+    /// Starts the server once more that was killed before it was ready, as one is when memory is short: those who wait
+    /// for it wait on. The service manager would restart their proxy too.
+    fn begin_again(&mut self, exit: Exit) -> Result<(), End> {
+        self.probe = None;
+        self.drain();
+        let reason = self.reason(exit);
+        self.streams.log.say(4, &format!("{reason}; it is started once more"));
+        self.end_rest();
+        if let Some(signal) = self.asked {
+            return Err(End::Asked(signal));
+        }
+        let password = self.password.as_deref();
+        let server =
+            super::launch(self.options, password, &mut self.notifier, &mut self.streams.log)
+                .map_err(End::Refused)?;
+        (self.server, self.ended, self.has_children) = (server.pid, None, true);
+        self.streams.take_over(server.stdout, server.stderr);
+        Ok(())
     }
 
     fn become_ready(&mut self) -> Result<(), End> {
@@ -456,6 +498,7 @@ impl<'a> Session<'a> {
         wait_for(&mut interests, end);
         drop(interests);
         let asked = self.signals.take();
+        self.asked = asked.or(self.asked);
         self.streams.turn();
         if let Some(attend) = &mut self.attend {
             attend.turn();
@@ -508,13 +551,14 @@ impl<'a> Session<'a> {
                 self.drain();
                 let reason = self.reason(exit);
                 self.streams.log.say(3, &reason);
-                (reason, exit.code())
+                let code = exit.code();
+                (reason, if self.ready { code } else { self.options.never_ready(code) })
             }
             End::Refused(reason) => {
                 self.streams.log.say(3, &reason);
                 self.notifier.status(&reason);
                 self.end_server(Signal::TERM);
-                (reason, 1)
+                (reason, self.options.never_ready(1))
             }
         };
         self.notifier.status(&last);

@@ -17,6 +17,12 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if has("succeed") {
         return ExitCode::SUCCESS;
     }
+    let (once, always) = (has("killed-once"), has("killed-always"));
+    if always || (once && !std::fs::exists("killed").unwrap()) {
+        std::fs::write("killed", "").unwrap();
+        println!("it begins");
+        shell("(sleep 1000 &) ; kill -KILL $PPID");
+    }
     let listener = TcpListener::bind(format!("127.0.0.1:{}", words[0])).unwrap();
     if has("orphans") {
         shell("for i in 1 2 3 4 5; do (sleep 0.2 &) ; done; (sleep 1000 &)");

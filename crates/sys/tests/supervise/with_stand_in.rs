@@ -24,6 +24,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("stand-in: given up before the service manager's limit", given_up_before_the_limit),
     ("stand-in: ended by terminate", ended_by_terminate),
     ("stand-in: a failed start", a_failed_start),
+    ("stand-in: killed before it is ready", killed_before_it_is_ready),
     ("stand-in: an unasked success is a failure", an_unasked_success),
     ("stand-in: a refused configuration", a_refused_configuration),
     ("stand-in: a missing program", a_missing_program),
@@ -157,6 +158,17 @@ fn a_failed_start() {
     let reason = "the server failed with status 3: the stand-in cannot go on";
     assert_eq!(rig.status(), reason);
     rig.until("the reason in the journal", |rig| rig.output().contains(&format!("<3>{reason}\n")));
+}
+
+fn killed_before_it_is_ready() {
+    let mut rig = Setup::stand_in(&["killed-once"]).start().until_ready();
+    assert_eq!(children(rig.pid), [rig.server()], "nothing of the first one is left");
+    rig.stop(Signal::TERM);
+    let mut rig = Setup::stand_in(&["killed-always"]).start();
+    assert_eq!(rig.wait().0, 137);
+    assert_eq!(rig.status(), "the server was killed by SIGKILL: it begins");
+    rig.until("both begin", |rig| rig.output().matches("it begins\n").count() >= 2);
+    assert_eq!(rig.output().matches("; it is started once more\n").count(), 1);
 }
 
 fn an_unasked_success() {
