@@ -90,8 +90,12 @@ pub enum Step {
     Reread(Vec<String>),
     /// Units are reloaded.
     Reload(Vec<String>),
+    /// That units failed is forgotten; they start when somebody needs them.
+    Forget(Vec<String>),
     /// Units are restarted.
     Restart(Vec<String>),
+    /// Servers on demand are restarted that a client has started as they were declared before.
+    Renew(Vec<String>),
     /// Units are started.
     Start(Vec<String>),
 }
@@ -108,7 +112,11 @@ impl fmt::Display for Step {
             Self::Directories(files) => write!(f, "tmpfiles {}", files.join(" ")),
             Self::Reread(units) => write!(f, "reread {}", units.join(" ")),
             Self::Reload(units) => write!(f, "reload {}", units.join(" ")),
+            Self::Forget(units) => write!(f, "forget the failure of {}", units.join(" ")),
             Self::Restart(units) => write!(f, "restart {}", units.join(" ")),
+            Self::Renew(units) => {
+                write!(f, "restart, if a client started it meanwhile, {}", units.join(" "))
+            }
             Self::Start(units) => write!(f, "start {}", units.join(" ")),
         }
     }
@@ -224,11 +232,14 @@ fn stop_gone(gone: &[String], observed: &Observed, steps: &mut Vec<Step>) {
 /// and directories, reload, restart, start.
 fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps: &mut Vec<Step>) {
     let mut stop = BTreeSet::new();
-    let (mut reload, mut restart) = (BTreeSet::new(), BTreeSet::new());
+    let (mut reload, mut restart, mut renew) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut accounts, mut directories, mut reread) = (Vec::new(), Vec::new(), Vec::new());
     let mut manager = false;
     let known = |unit: &str| desired.files.contains_key(&format!("{UNIT_DIR}/{unit}"));
     let runs = |unit: &str| known(unit) && runs(observed, unit);
+    let on_demand = servers_on_demand(desired);
+    let failed = |unit: &str| observed.units.get(unit) == Some(&Activity::Failed);
+    let works = |unit: &str| runs(unit) && !failed(unit);
     let mut start = start(desired, observed);
     for effect in effects {
         match effect {
@@ -241,6 +252,9 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
             Effect::Manager => manager = true,
             Effect::Reread(unit) if !desired.files.is_empty() => reread.push(unit.clone()),
             Effect::Reload(unit) if runs(unit) => drop(reload.insert(unit.clone())),
+            Effect::Restart(unit) if on_demand.contains(unit) && !works(unit) => {
+                renew.insert(unit.clone());
+            }
             Effect::Restart(unit) if runs(unit) => drop(restart.insert(unit.clone())),
             Effect::Stop(unit) if runs(unit) => drop(stop.insert(unit.clone())),
             Effect::Listen(socket, proxy) if known(socket) => {
@@ -261,7 +275,9 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
         // Before there is a link that they would configure.
         Step::Reread(reread),
         Step::Reload(list(reload)),
+        Step::Forget(on_demand.into_iter().filter(|unit| failed(unit)).collect()),
         Step::Restart(list(restart)),
+        Step::Renew(list(renew)),
         Step::Start(list(start)),
     ];
     steps.extend(steps_of.into_iter().filter(|step| match step {
@@ -271,10 +287,18 @@ fn act(desired: &Desired, observed: &Observed, effects: &BTreeSet<Effect>, steps
         | Step::Directories(list)
         | Step::Reread(list)
         | Step::Reload(list)
+        | Step::Forget(list)
         | Step::Restart(list)
+        | Step::Renew(list)
         | Step::Start(list) => !list.is_empty(),
         Step::Write { .. } | Step::Remove(_) => true,
     }));
+}
+
+/// The servers that only clients start.
+fn servers_on_demand(desired: &Desired) -> BTreeSet<String> {
+    let instances = desired.instances.iter().filter(|instance| instance.is_on_demand());
+    instances.map(|instance| Names(&instance.name).main()).collect()
 }
 
 /// What should run and does not.
@@ -409,6 +433,28 @@ mod tests {
                     assert_eq!(after.files.get(path), Some(file), "{path} changed with {options}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_server_on_demand_that_does_not_run_stays_so() {
+        let text =
+            TWO.replacen("[instances.a]\n", "[instances.a]\nactivation = \"on-demand\"\n", 1);
+        let before = want(&text);
+        let after =
+            want(&text.replacen("[instances.a]\n", "[instances.a]\nlogLevel = \"WARN\"\n", 1));
+        let forget = "forget the failure of opencode-a.service";
+        let renew = "restart, if a client started it meanwhile, opencode-a.service";
+        for (state, unchanged, changed) in [
+            (Activity::Active, vec![], vec!["daemon-reload", "restart opencode-a.service"]),
+            (Activity::Changing, vec![], vec!["daemon-reload", "restart opencode-a.service"]),
+            (Activity::Inactive, vec![], vec!["daemon-reload", renew]),
+            (Activity::Failed, vec![forget], vec!["daemon-reload", forget, renew]),
+        ] {
+            let mut observed = settled(&before);
+            observed.units.insert("opencode-a.service".into(), state);
+            assert_eq!(unit_lines(&before, &observed), unchanged, "{state:?}");
+            assert_eq!(unit_lines(&after, &observed), changed, "{state:?}");
         }
     }
 

@@ -5,12 +5,20 @@
 //! the last step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use instances_core::desired::{Desired, Effect, UNIT_DIR};
 use instances_core::plan::{Foreign, Observed, Plan, Step, plan, plan_removal};
+use instances_core::units::Names;
 
 use crate::files::{self, Root};
-use crate::{installed, lock, systemctl};
+use crate::installed::Record;
+use crate::{installed, lock, status, systemctl};
+
+/// How long systemd may take from a process to a supervisor, and how often that is looked at.
+const BEGINS: Duration = Duration::from_secs(5);
+const LOOKS: Duration = Duration::from_millis(20);
 
 /// Nothing, or not everything, was done.
 #[derive(Debug, thiserror::Error)]
@@ -178,8 +186,36 @@ fn one(root: &Root, desired: &Desired, step: &Step) -> Result<(), Error> {
         }
         Step::Reread(units) => Ok(each(units, systemctl::reread)?),
         Step::Reload(units) => Ok(systemctl::verb("reload", units)?),
+        Step::Forget(units) => Ok(systemctl::forget(units)?),
         Step::Restart(units) => Ok(systemctl::verb("restart", units)?),
+        Step::Renew(units) => {
+            let mut old = Vec::new();
+            for record in installed::instances(root)? {
+                let unit = Names(&record.name).main();
+                if units.contains(&unit) && runs_another(&record, &unit)? {
+                    old.push(unit);
+                }
+            }
+            if old.is_empty() { Ok(()) } else { Ok(systemctl::verb("try-restart", &old)?) }
+        }
         Step::Start(units) => Ok(systemctl::verb("start", units)?),
+    }
+}
+
+/// Whether a server runs, or starts, as it was declared before. One that systemd has begun to start has no
+/// generation for a moment.
+fn runs_another(record: &Record, unit: &str) -> Result<bool, systemctl::Error> {
+    let end = Instant::now() + BEGINS;
+    loop {
+        let shown = systemctl::show(&[unit.to_owned()], &["MainPID"])?;
+        let pid = shown.first().and_then(|one| one.get("MainPID")?.parse().ok()).unwrap_or(0);
+        if pid == 0 {
+            return Ok(false);
+        }
+        if status::generation(pid).is_some() || Instant::now() > end {
+            return Ok(status::runs_another(record, pid));
+        }
+        thread::sleep(LOOKS);
     }
 }
 

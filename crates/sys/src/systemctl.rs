@@ -133,12 +133,17 @@ pub fn activity(state: &str) -> Activity {
 /// limits of earlier tries are forgotten first.
 pub fn verb(verb: &str, units: &[String]) -> Result<(), Error> {
     if verb != "stop" {
-        let mut reset = vec!["reset-failed".to_owned(), "--".to_owned()];
-        reset.extend(units.iter().cloned());
         // Units that never failed, or are not loaded, are no error.
-        let _ = run("systemctl", &reset);
+        let _ = forget(units);
     }
     let mut arguments = vec![verb.to_owned(), "--".to_owned()];
+    arguments.extend(units.iter().cloned());
+    run("systemctl", &arguments).map(drop)
+}
+
+/// Forgets that units failed, and how often they were started.
+pub fn forget(units: &[String]) -> Result<(), Error> {
+    let mut arguments = vec!["reset-failed".to_owned(), "--".to_owned()];
     arguments.extend(units.iter().cloned());
     run("systemctl", &arguments).map(drop)
 }

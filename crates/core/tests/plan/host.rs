@@ -93,8 +93,8 @@ impl Host {
                 );
             }
             Step::ReloadManager => self.loaded = self.observed.files.clone(),
-            // They are none of ours; what they read is written by now.
-            Step::Reread(_) => {}
+            // They are none of ours, and what they read is written by now; nobody is a client here.
+            Step::Reread(_) | Step::Renew(_) => {}
             Step::Accounts(files) | Step::Directories(files) => {
                 for path in files {
                     self.made.insert(path.clone(), self.observed.files[path].clone());
@@ -110,6 +110,11 @@ impl Host {
                         .or_default()
                         .extend(rules.into_iter().filter(|(path, _)| unit_of(path).is_none()));
                     *self.touched.entry(unit.clone()).or_default() += 1;
+                }
+            }
+            Step::Forget(units) => {
+                for unit in units {
+                    self.set(unit, Activity::Inactive);
                 }
             }
             Step::Restart(units) => {

@@ -8,6 +8,7 @@
     reason = "clippy allows these in tests, but not in what tests share"
 )]
 
+mod applying;
 mod asking;
 mod crashing;
 mod cycles;
