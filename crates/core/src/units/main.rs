@@ -154,6 +154,10 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
     weaker::apply(section, instance)
 }
 
+/// The exit statuses of systemd where the sandbox cannot be made: the project cannot be entered or is missing, a
+/// program, the user or a secret is.
+const SANDBOX: &str = "200 203 217 226 243";
+
 /// A server that ends because nobody uses it is started by the next client.
 fn restart(instance: &Instance) -> Vec<Entry> {
     if !instance.is_on_demand() {
@@ -166,7 +170,11 @@ fn restart(instance: &Instance) -> Vec<Entry> {
         Entry::new("RestartForceExitStatus", again())
             .because("with the next line: one to which a client came while it ended"),
         Entry::new("SuccessExitStatus", again()),
-        Entry::new("RestartPreventExitStatus", Value::Number(NEVER_READY.into())).because(
+        Entry::new(
+            "RestartPreventExitStatus",
+            Value::words([&*NEVER_READY.to_string(), SANDBOX]),
+        )
+        .because(
             "clients learn that the start failed, and the next one tries again; a restart would take the proxy along, \
              and whoever it holds",
         ),

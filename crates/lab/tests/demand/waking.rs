@@ -58,7 +58,7 @@ fn a_failing_start_is_told(machine: &Machine) {
         assert!(answer.contains("/srv/web does not exist; run: "), "{answer}");
     }
     let said = status(machine, "web");
-    assert_eq!(said["state"], "idle", "{said}");
+    assert_eq!(said["state"], "failed", "{said}");
     assert!(said["reason"].as_str().unwrap().contains("/srv/web does not exist"), "{said}");
     sh(machine, "mv /srv/away /srv/web");
     assert_eq!(sh(machine, "python3 /root/many.py"), "60");

@@ -31,7 +31,12 @@ fn active(machine: &Machine, instance: &str) -> bool {
 }
 
 fn wake(machine: &Machine, port: u16) {
-    sh(machine, &format!("curl --silent --fail --max-time 60 --output /dev/null http://127.0.0.1:{port}/config"));
+    sh(
+        machine,
+        &format!(
+            "curl --silent --fail --max-time 60 --output /dev/null http://127.0.0.1:{port}/config"
+        ),
+    );
 }
 
 #[test]
