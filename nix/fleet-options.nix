@@ -24,9 +24,9 @@ in
       When an idle server on demand ends before its {option}`idleTimeout`: when something on the
       host waits for memory for so much of two seconds, as the kernel counts it (PSI, `some`).
       Then the one ends that nobody has used for the longest time, and the next one if that was
-      not enough; one that was used in the last ten seconds stays. Whoever can have the host run
-      short of memory has the idle servers of others end, and their next clients wait for a
-      start.
+      not enough; one that was used in the last ten seconds stays. Whoever waits counts, also at
+      a limit of its own alone: an agent that uses up its memory has the idle servers of others
+      end, and their next clients wait for a start.
     '';
   };
   resources = {

@@ -833,7 +833,8 @@ let
           TimeoutStartSec = 300;
         };
         description = ''
-          Directives of `opencode-setup@<name>.service`, as in {option}`unitOverrides.main`.
+          Directives of `opencode-setup@<name>.service`, as in {option}`unitOverrides.main`. An
+          instance with such a line has that unit.
         '';
       });
       net = inherited "unitOverrides.net" (mkOption {

@@ -29,9 +29,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How long all of it may take where the processor is emulated.
 const GUEST_TIME: Duration = Duration::from_mins(30);
 /// The highest score of `systemd-analyze security` that is accepted, for each unit of an instance.
-const EXPOSURE: [(&str, f32); 6] = [
+const EXPOSURE: [(&str, f32); 5] = [
     ("opencode-website.service", 0.7),
-    ("opencode-setup@website.service", 0.7),
     ("opencode-listen@website.service", 0.7),
     ("opencode-net@website.service", 4.3),
     ("opencode-dns@website.service", 1.0),

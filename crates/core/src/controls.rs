@@ -475,6 +475,7 @@ mod tests {
         "OOMPolicy",
         "OOMScoreAdjust",
         "Restart",
+        "RestartPreventExitStatus",
         "RestartSec",
         "Slice",
         "StateDirectory",

@@ -705,7 +705,7 @@ options! {
     /// all of its lines; a list gives several lines. Refused where the isolation rests on it or an
     /// option other than `resources` says it, and warned of unless it is known to be harmless, as resources and times are.
     overrides_main: Directives, "unitOverrides.main", Kind::Directives, default "{}", example "{ \"MemorySwapMax\" = 0 }";
-    /// Directives of `opencode-setup@NAME.service`, as in `unitOverrides.main`.
+    /// Directives of `opencode-setup@NAME.service`, as in `unitOverrides.main`. An instance with such a line has that unit.
     overrides_setup: Directives, "unitOverrides.setup", Kind::Directives, default "{}", example "{ \"TimeoutStartSec\" = 300 }";
     /// Directives of `opencode-net@NAME.service`, as in `unitOverrides.main`.
     overrides_net: Directives, "unitOverrides.net", Kind::Directives, default "{}", example "{ \"TimeoutStartSec\" = 60 }";
@@ -740,7 +740,7 @@ pub const FLEET: &[OptionDoc] = &[
         doc: "When an idle server on demand ends before its `idleTimeout`: when something on the host waits for memory \
               for so much of two seconds, as the kernel counts it (PSI, `some`). Then the one ends that nobody has used for the longest time, \
               and the next one if that was not enough; one that was used in the last ten seconds stays. \
-              Whoever can have the host run short of memory has the idle servers of others end, and their next clients wait for a start.",
+              Whoever waits counts, also at a limit of its own alone: an agent that uses up its memory has the idle servers of others end, and their next clients wait for a start.",
     },
     OptionDoc {
         key: "resources.memoryMax",

@@ -186,7 +186,11 @@ fn one(root: &Root, desired: &Desired, step: &Step) -> Result<(), Error> {
         }
         Step::Reread(units) => Ok(each(units, systemctl::reread)?),
         Step::Reload(units) => Ok(systemctl::verb("reload", units)?),
-        Step::Forget(units) => Ok(systemctl::forget(units)?),
+        // One that is not loaded any more has nothing to forget.
+        Step::Forget(units) => {
+            let _ = systemctl::forget(units);
+            Ok(())
+        }
         Step::Restart(units) => Ok(systemctl::verb("restart", units)?),
         Step::Renew(units) => {
             let mut old = Vec::new();
@@ -212,8 +216,12 @@ fn runs_another(record: &Record, unit: &str) -> Result<bool, systemctl::Error> {
         if pid == 0 {
             return Ok(false);
         }
-        if status::generation(pid).is_some() || Instant::now() > end {
+        if status::generation(pid).is_some() {
             return Ok(status::runs_another(record, pid));
+        }
+        // Nobody knows.
+        if Instant::now() > end {
+            return Ok(true);
         }
         thread::sleep(LOOKS);
     }

@@ -86,17 +86,18 @@ impl Turn {
             Ok((_, 0)) | Err(_) => return false,
             Ok((_, read)) => read,
         };
+        let mut stays = true;
         for byte in bytes.into_iter().take(read) {
             *count += 1;
             match byte {
                 says::ASKS if self.asked.is_none() => self.asked = Some(*count),
-                says::READY => self.ready = true,
+                says::READY => (self.ready, stays) = (true, keeps),
                 says::IDLE => self.idle = Some(*count),
                 says::USED => self.idle = None,
                 _ => {}
             }
         }
-        keeps || !self.ready
+        stays
     }
 
     fn say(&self, byte: u8) {
@@ -114,8 +115,8 @@ impl Turn {
 struct Pressure(OwnedFd);
 
 impl Pressure {
-    /// `percent` of the time somebody waits for memory. The file is opened by systemd: the kernel lets nobody else
-    /// watch it.
+    /// `percent` of the time somebody waits for memory. The file is opened by systemd, as the unit's `/proc` does not
+    /// have it.
     fn watch(percent: NonZeroU8) -> io::Result<Self> {
         let number = passed::number(PRESSURE);
         let file = number.and_then(passed::take).ok_or(ErrorKind::NotFound)?;
@@ -221,5 +222,69 @@ fn take(listener: &OwnedFd, turns: &mut Vec<Turn>) {
             // The kernel has no room: it would say the same again at once.
             Err(_) => return thread::sleep(Duration::from_millis(100)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketType, socketpair};
+
+    use super::*;
+
+    /// One that has said these bytes, its supervisor's end, and whether it stays.
+    fn turn(said: &[u8], count: &mut u64, keeps: bool) -> (Turn, OwnedFd, bool) {
+        let kind = SocketType::STREAM;
+        let (ours, its) =
+            socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let mut turn = Turn::new(ours);
+        send(&its, said, SendFlags::empty()).unwrap();
+        let stays = turn.stays(count, keeps);
+        (turn, its, stays)
+    }
+
+    fn heard(end: &OwnedFd) -> Vec<u8> {
+        let mut bytes = [0; 16];
+        let read = recv(end, &mut bytes, RecvFlags::DONTWAIT).map_or(0, |(_, read)| read);
+        bytes[..read].to_vec()
+    }
+
+    #[test]
+    fn the_one_that_is_idle_for_the_longest_time_is_asked_first_and_once() {
+        let mut count = 0;
+        let (used, used_end, _) = turn(b"1riu", &mut count, true);
+        let (old, old_end, _) = turn(b"1ri", &mut count, true);
+        let (new, new_end, _) = turn(b"1ri", &mut count, true);
+        let mut turns = [new, used, old];
+        let ends = [&old_end, &new_end, &used_end];
+        for expected in [["e", "", ""], ["", "e", ""], ["", "", ""]] {
+            relieve(&mut turns);
+            assert_eq!(ends.map(heard), expected.map(|text| text.as_bytes().to_vec()));
+        }
+        // It was used meanwhile, and is not any more.
+        send(&old_end, b"ui", SendFlags::empty()).unwrap();
+        assert!(turns[2].stays(&mut count, true));
+        relieve(&mut turns);
+        assert_eq!(heard(&old_end), b"e");
+    }
+
+    #[test]
+    fn a_server_that_is_ready_does_not_count_and_stays_where_it_can_be_asked() {
+        let now = Instant::now();
+        for (said, keeps, counts, stays) in [
+            (&b"1"[..], true, true, true),
+            (b"1", false, true, true),
+            (b"1r", true, false, true),
+            (b"1r", false, false, false),
+        ] {
+            let (mut turn, _end, stayed) = turn(said, &mut 0, keeps);
+            turn.begin(now);
+            assert_eq!((turn.counts(now), stayed), (counts, stays), "{said:?}");
+        }
+        let (mut turn, end, _) = turn(b"1ri", &mut 0, true);
+        // Who comes to be ready when there is no room does not stay; who was, does.
+        send(&end, b"u", SendFlags::empty()).unwrap();
+        assert!(turn.stays(&mut 0, false));
+        drop(end);
+        assert!(!turn.stays(&mut 0, true));
     }
 }

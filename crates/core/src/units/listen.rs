@@ -9,7 +9,7 @@ use crate::attend::socket_name;
 use crate::facts::HostFacts;
 use crate::layout::SERVER_PORT;
 use crate::spec::Instance;
-use crate::unit::{Entry, Section, Unit, Value};
+use crate::unit::{Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
 use crate::units::{Names, TARGET, description, proxy, switch};
 
@@ -28,18 +28,6 @@ pub(super) fn socket(instance: &Instance, facts: &HostFacts) -> Unit {
     Unit { name: Names(&instance.name).socket(), sections: vec![unit, socket] }
 }
 
-/// Who stops the server stops its clients.
-fn with_server(instance: &Instance) -> Entry {
-    let main = Value::words([Names(&instance.name).main()]);
-    if instance.is_on_demand() {
-        let why = "who stops the server stops its clients; not when it ends by itself";
-        return Entry::new("PartOf", main).because(why);
-    }
-    let why =
-        "who stops the server stops its clients; those who wait wait on when a start is made again";
-    Entry::new("StopPropagatedFrom", main).because(why)
-}
-
 pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
     let unit = Section::new("Unit")
@@ -51,8 +39,11 @@ pub(super) fn proxy(instance: &Instance, facts: &HostFacts) -> Unit {
             Value::words([names.main()]),
             "a client starts the server, also while it ends; meanwhile the proxy holds it",
         )
-        .extend([with_server(instance)])
-        .set_why("PartOf", Value::words([names.net()]), "it is in that namespace")
+        .set_why(
+            "PartOf",
+            Value::words([names.main(), names.net()]),
+            "who stops the server stops its clients",
+        )
         .set_why(
             "Wants",
             Value::words([names.refusal()]),

@@ -154,14 +154,18 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
     weaker::apply(section, instance)
 }
 
-/// The exit statuses of systemd where the sandbox cannot be made: the project cannot be entered or is missing, a
-/// program, the user or a secret is.
-const SANDBOX: &str = "200 203 217 226 243";
+/// The exit statuses of systemd where the sandbox cannot be made: the project cannot be entered or is missing, and
+/// so for a program, the group, the user, a filter or a secret. No server ends with one of them (`Exit::code`).
+const SANDBOX: &str = "200 203 216 217 226 228 243";
 
 /// A server that ends because nobody uses it is started by the next client.
 fn restart(instance: &Instance) -> Vec<Entry> {
+    let prevent = |statuses: &str, why| {
+        Entry::new("RestartPreventExitStatus", Value::words([statuses])).because(why)
+    };
     if !instance.is_on_demand() {
-        return vec![Entry::new("Restart", Value::word("always"))];
+        let why = "what is missing is still missing after 250 ms; clients learn at once what it is";
+        return vec![Entry::new("Restart", Value::word("always")), prevent(SANDBOX, why)];
     }
     let again = || Value::Number(COMES_BACK.into());
     vec![
@@ -170,11 +174,8 @@ fn restart(instance: &Instance) -> Vec<Entry> {
         Entry::new("RestartForceExitStatus", again())
             .because("with the next line: one to which a client came while it ended"),
         Entry::new("SuccessExitStatus", again()),
-        Entry::new(
-            "RestartPreventExitStatus",
-            Value::words([&*NEVER_READY.to_string(), SANDBOX]),
-        )
-        .because(
+        prevent(
+            &format!("{NEVER_READY} {SANDBOX}"),
             "clients learn that the start failed, and the next one tries again; a restart would take the proxy along, \
              and whoever it holds",
         ),

@@ -16,7 +16,7 @@ use crate::plan::digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Bind, Word};
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, sandbox, setup, switch};
+use crate::units::{Names, description, judge, sandbox, setup, switch};
 
 /// In the main unit: a place that this unit shows.
 pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
@@ -236,8 +236,10 @@ fn before(instance: &Instance) -> Vec<Entry> {
         Entry::new("Requires", Value::words([unit]))
             .because("when that is done the server starts at once, or not at all")
     });
-    let units = std::iter::once(Names(&instance.name).net()).chain(setup);
-    required.into_iter().chain([Entry::new("After", Value::words(units))]).collect()
+    let judged = setup.is_none().then(|| judge::required(instance)).into_iter().flatten();
+    let units = std::iter::once(Names(&instance.name).net()).chain(setup.clone());
+    let after = Entry::new("After", Value::words(units));
+    required.into_iter().chain([after]).chain(judged).collect()
 }
 
 #[cfg(test)]

@@ -30,11 +30,11 @@ pub(super) fn plan(names: Names<'_>) -> String {
     format!("{}/{}", names.config_dir(), config::PLAN)
 }
 
-/// The line by which a sandbox shows it.
+/// The line by which the server's sandbox shows it. Not its directory: scripts of the next declaration may be there
+/// while the agent of this one runs.
 pub(super) fn shown_plan(names: Names<'_>) -> Entry {
-    let why = "what to do in HOME: the links, and the operator's scripts";
-    Entry::new("BindReadOnlyPaths", Value::bind(&format!("{}/setup", names.config_dir())))
-        .because(why)
+    let why = "what the supervisor does in HOME: the links";
+    Entry::new("BindReadOnlyPaths", Value::bind(&plan(names))).because(why)
 }
 
 /// The unit, where the instance has one.
@@ -76,7 +76,11 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .extend(sandbox::minimal_etc(instance, facts))
         .extend(sandbox::configuration(instance))
         .extend(sandbox::messages(facts))
-        .extend([shown_plan(names)]);
+        .set_why(
+            "BindReadOnlyPaths",
+            Value::bind(&format!("{}/setup", names.config_dir())),
+            "what to do: the links, and the operator's scripts",
+        );
     // Without them nothing of the operator's or the agent's runs here.
     let service = if scripts { weaker::apply(service, instance) } else { service };
     Some(Unit { name, sections: vec![unit, service] })

@@ -44,7 +44,9 @@ pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
     let max = fleet.max_concurrent_starts.map(|max| max.to_string());
     let mut argv = vec![facts.engine.as_str(), "turns"];
     argv.extend(max.iter().flat_map(|max| ["--max", max]));
-    let pressure = fleet.memory_pressure.map(|pressure| pressure.to_string());
+    // An older systemd cannot open the file, nor connect anybody who could be asked.
+    let pressure = fleet.memory_pressure.filter(|_| facts.systemd >= 253);
+    let pressure = pressure.map(|pressure| pressure.to_string());
     argv.extend(pressure.iter().flat_map(|pressure| ["--pressure", pressure]));
     let service = Section::new("Service")
         .set("ExecStart", Value::command(argv))
@@ -64,7 +66,8 @@ pub(super) fn service(fleet: &Fleet, facts: &HostFacts) -> Unit {
     Unit { name: TURNS.to_owned(), sections: vec![unit, service] }
 }
 
-/// The kernel's file, which systemd opens: nobody else may watch it, and it is not seen in here.
+/// The kernel's file, which systemd opens: it is not seen in here, and older kernels let nobody without
+/// `CAP_SYS_RESOURCE` watch it.
 fn watched() -> Entry {
     Entry {
         since: 253,

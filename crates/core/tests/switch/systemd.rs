@@ -62,8 +62,7 @@ pub(crate) enum Became {
 
 /// Whom a unit takes along when it is started, and with whom it is stopped or restarted.
 const PULLED_IN: &[&str] = &["Requires", "BindsTo", "Wants"];
-const RESTARTED_WITH: &[&str] = &["Requires", "BindsTo", "PartOf"];
-const STOPPED_WITH: &[&str] = &["Requires", "BindsTo", "PartOf", "StopPropagatedFrom"];
+const STOPPED_WITH: &[&str] = &["Requires", "BindsTo", "PartOf"];
 
 /// Units by the kinds of dependencies on them. A service requires its slice.
 fn needs<'a>(text: &'a UnitText, kinds: &'a [&str]) -> impl Iterator<Item = &'a str> {
@@ -270,24 +269,24 @@ impl Host {
 
     /// `systemctl stop`: with all that cannot be without the unit.
     pub(crate) fn stop(&mut self, unit: &str) {
-        for unit in self.with(unit, STOPPED_WITH) {
+        for unit in self.stopped_with(unit) {
             if self.active.remove(&unit).is_some() {
                 self.events.push(Event::Stopped(unit));
             }
         }
     }
 
-    /// A unit, and before it those that hang on it, by the texts that systemd has read.
+    /// A unit, and before it those that stop when it does, by the texts that systemd has read.
     ///
     /// systemd keeps the text of a removed unit for as long as the unit is active.
-    fn with(&self, unit: &str, kinds: &[&str]) -> Vec<String> {
+    fn stopped_with(&self, unit: &str) -> Vec<String> {
         let mut order = Vec::new();
         let mut todo = vec![unit.to_owned()];
         while let Some(unit) = todo.pop() {
             if order.contains(&unit) {
                 continue;
             }
-            let hangs_on = |other: &UnitText| needs(other, kinds).any(|name| name == unit);
+            let hangs_on = |other: &UnitText| needs(other, STOPPED_WITH).any(|name| name == unit);
             let others = self.active.iter();
             let others = others
                 .filter(|(name, other)| hangs_on(self.loaded.get(*name).unwrap_or(&other.text)));
@@ -302,7 +301,7 @@ impl Host {
     fn restart(&mut self, units: &BTreeSet<String>) {
         let mut again: Vec<String> = Vec::new();
         for unit in units {
-            for other in self.with(unit, RESTARTED_WITH) {
+            for other in self.stopped_with(unit) {
                 if self.active.remove(&other).is_some() {
                     self.events.push(Event::Stopped(other.clone()));
                     again.push(other);

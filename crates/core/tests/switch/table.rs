@@ -195,7 +195,7 @@ pub(crate) const ROWS: &[Row] = &[
         meanwhile: CLIENTS,
         change: log_level,
         decides: "restart blue",
-        happens: "-blue +blue",
+        happens: "-listen@blue.service -blue +blue +refusal@blue +listen@blue.service",
         agent: Some(Became::Again),
         ..NOTHING
     },

@@ -36,7 +36,8 @@ pub(crate) fn what_is_used_stays(machine: &Machine) {
     let terminal = "curl -sf -XPOST -H 'content-type: application/json' \
                     -d '{\"command\":\"sleep\",\"args\":[\"1005\"]}' http://127.0.0.1:4101/pty";
     let answer = sh(machine, terminal);
-    assert_ne!(sh(machine, "pgrep -f '^sleep 1005' || true"), "", "{answer}");
+    let runs = |machine: &Machine| Ok(!sh(machine, "pgrep -f '^sleep 1005' || true").is_empty());
+    machine.wait_until(&format!("a terminal of {answer}"), ENDS, runs).unwrap();
     stays(machine, "web", "a terminal is open");
     sh(machine, "kill $(pgrep -f '^sleep 1005')");
     becomes_idle(machine, "web");

@@ -86,6 +86,11 @@ impl Idle {
         now.saturating_duration_since(self.since) >= self.options.time
     }
 
+    /// Whether an early end would take processes along that may be left only for the whole time.
+    pub(super) fn would_take_some(&self, server: Pid) -> bool {
+        self.options.alone && has_left_some(server)
+    }
+
     /// Whether nobody has used it for so long that it may end early.
     pub(super) fn is_early(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= EARLIEST.min(self.options.time)

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use instances_core::attend::{COMES_BACK, NEVER_READY};
 use instances_core::dialect::Dialect;
 use instances_core::guard;
 use instances_core::layout::DEFAULT_USERNAME;
@@ -109,10 +110,11 @@ impl Exit {
         }
     }
 
-    /// The supervisor's own status for an end that nobody asked for: never 0.
+    /// The supervisor's own status for an end that nobody asked for: never 0, and none that means something to the
+    /// unit. Those from 200 on are systemd's own.
     pub(super) fn code(self) -> u8 {
         match self {
-            Self::Status(0) => 1,
+            Self::Status(0 | NEVER_READY | COMES_BACK | 200..) => 1,
             Self::Status(status) => status,
             Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
         }

@@ -130,8 +130,16 @@ pub(super) struct Session<'a> {
     attend: Option<Attend>,
     idle: Option<Idle>,
     turn: Turn,
-    /// Whether the server should end although not the whole time is over, if nobody uses it.
-    early: bool,
+    early: Early,
+}
+
+/// What is known of an end before the whole time is over.
+#[derive(Debug)]
+struct Early {
+    /// Whether the server should end, if nobody uses it.
+    asked: bool,
+    /// Whether a session worked, or may have, when that was last looked at.
+    works: bool,
 }
 
 impl<'a> Session<'a> {
@@ -167,7 +175,7 @@ impl<'a> Session<'a> {
             attend,
             idle: options.idle.map(|idle| Idle::new(idle, Instant::now())),
             turn,
-            early: false,
+            early: Early { asked: false, works: true },
         }
     }
 
@@ -198,6 +206,10 @@ impl<'a> Session<'a> {
         self.end_rest();
         if let Some(signal) = self.asked {
             return Err(End::Asked(signal));
+        }
+        // What would not end could keep the port.
+        if self.has_children {
+            return Err(End::Ended(exit));
         }
         let password = self.password.as_deref();
         let server =
@@ -357,10 +369,13 @@ impl<'a> Session<'a> {
         let clients = attend.clients();
         let found = idle.look(clients, attend.heard(), self.server, now);
         // Of clients that do not count while they are quiet, nobody says how long these here have been.
-        let early = std::mem::take(&mut self.early) && found != Found::Use && clients == 0;
+        let may = found != Found::Use && clients == 0 && !idle.would_take_some(self.server);
+        let early = std::mem::take(&mut self.early.asked) && may;
         let due = early || found == Found::Due;
         if due {
-            match self.sessions(&idle) {
+            let sessions = self.sessions(&idle);
+            self.early.works = !matches!(sessions, Ok(Some((false, _))));
+            match sessions {
                 Ok(Some((false, None))) => {}
                 Ok(Some((false, Some(ago)))) => idle.used_before(ago, now),
                 // What is not understood may work.
@@ -375,7 +390,7 @@ impl<'a> Session<'a> {
         let over = |idle: &Idle, now| idle.is_over(now) || (early && idle.is_early(now));
         let ends = due && over(&idle, now);
         let quiet = if early { None } else { idle.quiet() };
-        self.turn.say(found != Found::Use && idle.is_early(now));
+        self.turn.say(may && !self.early.works && idle.is_early(now));
         self.idle = Some(idle);
         if !ends {
             return Ok(false);
@@ -396,7 +411,9 @@ impl<'a> Session<'a> {
         if !ends {
             self.tell(Order::Ready);
         } else if early {
-            self.streams.log.say(6, "the host is short of memory, and nobody uses the server");
+            self.streams
+                .log
+                .say(6, "memory is short (fleet.memoryPressure), and nobody uses the server");
         }
         Ok(ends)
     }
@@ -503,7 +520,7 @@ impl<'a> Session<'a> {
         if let Some(attend) = &mut self.attend {
             attend.turn();
         }
-        self.early |= self.turn.is_to_end();
+        self.early.asked |= self.turn.is_to_end();
         let answer = self.probe.as_mut().and_then(|probe| probe.turn(Instant::now()));
         if answer.is_some() {
             self.probe = None;
