@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use instances_lab::progress::say;
-use instances_lab::{Machine, fleet, install};
+use instances_lab::{Machine, fleet, install, stand_in};
 use serde_json::{Value, json};
 
 use super::life::{Spread, answered, answers, bare_start};
@@ -15,15 +15,17 @@ use crate::engine;
 const PLACES: usize = 300;
 /// Where every server listens in its namespace.
 const PORT: u16 = 4096;
+/// How often the light servers start in each round: they take a tenth of the time.
+const LIGHT: usize = 3;
 /// What is measured, the baseline first.
 const SERVERS: [&str; 3] = ["bare", "instance", "instance, 300 places"];
 
 /// An instance without a password, so that it answers who asks as the bare server does.
-fn instance(name: &str, port: u16, places: usize) -> String {
+fn instance(name: &str, port: u16, places: usize, more: &str) -> String {
     let places: Vec<String> = (0..places).map(|number| format!("\"/data/{number}\"")).collect();
     format!(
         "[instances.{name}]\ndirectory = \"/srv/{name}\"\nlisten.port = {port}\nauth.enable = false\n\
-         sandbox.readOnlyPaths = [{}]\n",
+         sandbox.readOnlyPaths = [{}]\n{more}",
         places.join(", ")
     )
 }
@@ -31,9 +33,22 @@ fn instance(name: &str, port: u16, places: usize) -> String {
 pub(super) fn measure(rounds: usize) -> Result<Part> {
     install::missing()?;
     engine::build()?;
-    let spec = instance("plain", 4101, 0) + &instance("places", 4102, PLACES);
-    let projects = ["/srv/plain", "/srv/places", "/srv/bare", "/var/lib/bare"];
-    let machine = fleet::boot("bench-sandbox", &spec, &projects)?;
+    let light = format!("package = \"{}\"\n", stand_in::SERVER);
+    let spec = [
+        instance("plain", 4101, 0, ""),
+        instance("places", 4102, PLACES, ""),
+        instance("light", 4103, 0, &light),
+        instance("light-places", 4104, PLACES, &light),
+    ];
+    let projects = [
+        "/srv/plain",
+        "/srv/places",
+        "/srv/light",
+        "/srv/light-places",
+        "/srv/bare",
+        "/var/lib/bare",
+    ];
+    let machine = stand_in::boot("bench-sandbox", &spec.concat(), &projects)?;
     machine.sh(&format!("mkdir /data; cd /data; mkdir $(seq 0 {})", PLACES - 1))?.ok()?;
     for name in ["plain", "places"] {
         // Where its words are looked for; the bare server's are in a file too.
@@ -41,7 +56,9 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         machine.put(format!("/etc/systemd/system/{}.d/log.conf", unit(name)), text, 0o644)?;
     }
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
-    machine.run(["systemctl", "stop", "opencode-plain", "opencode-places"])?.ok()?;
+    machine
+        .sh("systemctl stop opencode-plain opencode-places opencode-light opencode-light-places")?
+        .ok()?;
     let mut all: [Times; 2] = Default::default();
     for round in 0..=rounds {
         let mut one = [[Duration::ZERO; SERVERS.len()]; 2];
@@ -65,7 +82,30 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
             }
         }
     }
-    report(rounds, all)
+    let mut light: [Vec<f64>; 2] = Default::default();
+    for round in 0..=rounds * LIGHT {
+        for server in turns::order(round, light.len()) {
+            let names = ["opencode-light", "opencode-light-places"];
+            let (Some(times), Some(name)) = (light.get_mut(server), names.get(server)) else {
+                continue;
+            };
+            let time = ready(&machine, name)?;
+            if round > 0 {
+                times.push(time.as_secs_f64() * 1e3);
+            }
+        }
+    }
+    report(rounds, all, &light)
+}
+
+/// How long it takes until a server is ready, as systemd has it.
+fn ready(machine: &Machine, unit: &str) -> Result<Duration> {
+    machine.run(["systemctl", "reset-failed", unit])?.ok()?;
+    let start = Instant::now();
+    machine.run(["systemctl", "start", unit])?.ok()?;
+    let time = start.elapsed();
+    machine.run(["systemctl", "stop", unit])?.ok()?;
+    Ok(time)
 }
 
 fn bare(machine: &Machine) -> Result<[Duration; 2]> {
@@ -105,7 +145,7 @@ fn seconds(times: &[Duration]) -> Vec<f64> {
 /// What was counted, in the order of [`SERVERS`].
 type Times = [Vec<Duration>; SERVERS.len()];
 
-fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
+fn report(rounds: usize, all: [Times; 2], [light, light_places]: &[Vec<f64>; 2]) -> Result<Part> {
     let mut text = format!(
         "## What the sandbox costs at a start\n\n\
          From the order to start until the server says `listening on`, which is what the sandbox can cost, and until \
@@ -120,8 +160,6 @@ fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
     let mut data = serde_json::Map::new();
     for (until, times) in ["it listens", "it answers"].into_iter().zip(all) {
         let [bare, plain, places] = times.each_ref().map(|times| seconds(times));
-        let difference = turns::middle(&plain, &places, |plain, places| (places - plain) * 1e3)?;
-        data.insert(format!("places until {until}, milliseconds"), json!(difference));
         let ratios = [&bare, &plain, &places].map(|times| turns::ratio(&bare, times));
         for ((server, times), ratio) in SERVERS.iter().zip(times).zip(ratios) {
             let (spread, ratio) = (Spread::of(times)?, ratio?);
@@ -130,10 +168,13 @@ fn report(rounds: usize, all: [Times; 2]) -> Result<Part> {
             data.insert(format!("{server}, until {until}"), row);
         }
     }
-    let difference = data.get("places until it listens, milliseconds").and_then(Value::as_f64);
+    let difference = turns::middle(light, light_places, |light, places| places - light)?;
     text.push_str(&format!(
-        "\n{PLACES} places cost {:.0} ms until it listens: the median of the differences within a round.\n",
-        difference.unwrap_or_default()
+        "\n{PLACES} places cost {difference:.0} ms until a server is ready, with a light one in the place of opencode, whose start \
+         hardly varies ({:.0} ms without them): the median of the differences within {} rounds.\n",
+        turns::median(light)?,
+        rounds * LIGHT
     ));
+    data.insert("places, light server, milliseconds".to_owned(), json!(difference));
     Ok(Part { name: "sandbox", text, data: Value::Object(data), charts: Vec::new() })
 }

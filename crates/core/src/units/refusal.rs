@@ -24,6 +24,11 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         .set("Type", Value::word("oneshot"))
         .set("ExecStart", Value::command(argv))
         .set("TimeoutStartSec", Value::Number(30))
+        .set_why(
+            "SuccessExitStatus",
+            Value::word("SIGTERM"),
+            "who stops the instance stops this too, and nothing failed",
+        )
         .set("SyslogIdentifier", Value::words([format!("opencode-refusal@{}", instance.name)]))
         .set("PrivateNetwork", Value::Yes)
         .set_why(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use instances_lab::{Agent, Machine};
 
-use crate::view::{active, becomes_active, becomes_idle, sh};
+use crate::view::{ENDS, active, becomes_active, becomes_idle, sh};
 
 /// Longer than a server of these tests stays that nobody uses.
 fn stays(machine: &Machine, name: &str, what: &str) {
