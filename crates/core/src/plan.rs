@@ -56,6 +56,11 @@ pub fn digest(bytes: &[u8]) -> String {
     digest_of([bytes])
 }
 
+/// The beginning of a text's digest, for names.
+pub(crate) fn short_digest(text: &str) -> String {
+    digest(text.as_bytes()).chars().take(16).collect()
+}
+
 /// The digest of what the parts are together.
 pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::audit::mounts::parts;
 use crate::bound::is_below;
 use crate::facts::HostFacts;
 use crate::overrides;
-use crate::plan::digest;
+use crate::plan::short_digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Bind, Word};
 use crate::unit::{Entry, Section, Unit, Value};
@@ -53,7 +53,7 @@ pub(super) fn leave(mut main: Unit, instance: &Instance, facts: &HostFacts) -> U
     let names = Names(&instance.name);
     let list: Vec<String> =
         listed.iter().filter_map(|at| entries.get(*at).and_then(bind)).map(said).collect();
-    let name: String = digest(list.join("\n").as_bytes()).chars().take(16).collect();
+    let name = short_digest(&list.join("\n"));
     let mut first = true;
     for (at, entry) in entries.iter_mut().enumerate() {
         if listed.contains(&at) {

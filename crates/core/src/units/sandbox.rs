@@ -5,7 +5,7 @@ use crate::config;
 use crate::controls::HARDWARE;
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::guard;
-use crate::plan::digest;
+use crate::plan::short_digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::Bind;
 use crate::unit::{Entry, Value};
@@ -40,8 +40,7 @@ pub(crate) fn own_user(unit: &str) -> [Entry; 2] {
 
 /// The name of that user.
 pub(super) fn user_of(unit: &str) -> String {
-    let digest: String = digest(unit.as_bytes()).chars().take(16).collect();
-    format!("oc-{digest}")
+    format!("oc-{}", short_digest(unit))
 }
 
 /// What every unprivileged unit gives up.

@@ -2,7 +2,7 @@
 //! instance's user, in the instance's sandbox. The project is not mounted.
 //!
 //! Where there is nothing of that kind the supervisor looks after HOME itself, before its server:
-//! another sandbox would cost every start and every wake some 80 ms.
+//! another sandbox would cost every start and every wake its time.
 
 use crate::config;
 use crate::facts::HostFacts;
