@@ -45,6 +45,12 @@ pub use self::watch::watch;
 /// Which groups may send echo requests without privileges: a new namespace allows it to nobody.
 const PING: &str = "net/ipv4/ping_group_range";
 
+/// Which messages of its own the kernel sends no more than some of in a second, each with a value that is none of a
+/// refusal. It tells a refusal by such a message, and a connection whose message is held back waits for a second.
+/// Whoever is flooded with them has asked for each.
+const LIMITED: [(&str, &str); 2] =
+    [("net/ipv4/icmp_ratemask", "0"), ("net/ipv6/icmp/ratemask", "255")];
+
 /// What [`up`] needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct Up<'a> {
@@ -164,6 +170,11 @@ fn with_policy(
     let settle = || {
         loopback::up()?;
         sysctl::ensure(PING, "0 2147483647")?;
+        for (setting, none) in LIMITED {
+            if sysctl::exists(setting) {
+                sysctl::ensure(setting, none)?;
+            }
+        }
         wanted.map_or(Ok(()), Wanted::prepare)
     };
     let (fresh, expected) = namespace::fresh(|| {

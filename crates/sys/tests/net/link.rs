@@ -25,9 +25,10 @@ use crate::world::{
     try_up_in, up, within,
 };
 
-pub(crate) const CASES: [(&str, fn()); 24] = [
+pub(crate) const CASES: [(&str, fn()); 25] = [
     ("link_goes_up_stays_and_goes", goes_up_stays_and_goes),
     ("link_carries_both_families", carries_both_families),
+    ("each_of_many_is_refused_at_once", each_of_many_is_refused_at_once),
     ("link_killed_at_each_step", killed_at_each_step),
     ("link_killed_at_any_time", killed_at_any_time),
     ("link_killed_while_going_down", killed_while_going_down),
@@ -104,6 +105,29 @@ fn goes_up_stays_and_goes() {
     assert_eq!(up("foo").outcome, Outcome::Created);
     assert_eq!((address("foo", '4'), address("foo", '6')), first);
     assert_eq!(seen("foo", SITE).unwrap(), HOST.to_string());
+}
+
+/// More than the kernel tells in one go of its own accord: who is not told would wait for a second.
+fn each_of_many_is_refused_at_once() {
+    world::make(true);
+    let refused = || {
+        let elsewhere6 = Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x1111);
+        for to in [IpAddr::from(ELSEWHERE), elsewhere6.into()] {
+            for number in 0..200 {
+                let errors = [connect("foo", to).unwrap_err(), world::ask("foo", to).unwrap_err()];
+                for (what, error) in ["TCP", "UDP"].iter().zip(errors) {
+                    let late = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
+                    assert!(!late, "{what} number {number} to {to}: {error}");
+                }
+            }
+        }
+    };
+    up("foo");
+    refused();
+    // Whoever changes the settings has them again with the next reload.
+    of("foo", "sysctl -w net.ipv4.icmp_ratemask=6168 net.ipv6.icmp.ratemask=0-1,3-127");
+    up("foo");
+    refused();
 }
 
 fn carries_both_families() {

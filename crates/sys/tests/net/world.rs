@@ -179,6 +179,19 @@ fn greeted(name: &str, to: IpAddr, port: u16) -> std::io::Result<(TcpStream, Str
     })
 }
 
+/// Sends a datagram from an instance, and waits for what comes of it.
+pub(crate) fn ask(name: &str, to: IpAddr) -> std::io::Result<()> {
+    within(&format!("opencode-{name}"), move || {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((to, PORT))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(b"question")?;
+        socket.recv(&mut [0; 64]).map(drop)
+    })
+}
+
 /// Sends a line through a connection and gets it back.
 pub(crate) fn echo(stream: &mut TcpStream) -> std::io::Result<String> {
     stream.write_all(b"again\n")?;
