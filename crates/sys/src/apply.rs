@@ -78,11 +78,12 @@ fn units<'a>(
         .map(str::to_owned)
         .collect();
     let names: Vec<String> = names.into_iter().collect();
-    let shown = systemctl::show(&names, &["ActiveState"])?;
-    let states = shown.iter().map(|one| {
-        systemctl::activity(one.get("ActiveState").map(String::as_str).unwrap_or_default())
-    });
-    Ok(names.iter().cloned().zip(states).collect())
+    let mut loaded = systemctl::loaded(&names)?;
+    let state = |name: String| {
+        let state = loaded.remove(&name).unwrap_or_default();
+        (name, systemctl::activity(&state))
+    };
+    Ok(names.into_iter().map(state).collect())
 }
 
 /// The steps that [`apply`] would take.

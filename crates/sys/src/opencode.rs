@@ -4,6 +4,7 @@
 //! its end. Any other one is asked, which takes most of a second: as nobody, in a home that is gone
 //! afterwards, and never from a directory of somebody else's, whose modules it would load.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::chown;
@@ -36,8 +37,10 @@ const MAX: u64 = 64 << 20;
 
 /// Adds the version of every package of enabled instances to the facts, as far as it can be known.
 pub fn observe(spec: &Spec, facts: &mut HostFacts) {
-    for instance in spec.enabled() {
-        let package = instance.package.as_str();
+    // Each once, also those of which nothing can be known.
+    let packages: BTreeSet<&str> =
+        spec.enabled().map(|instance| instance.package.as_str()).collect();
+    for package in packages {
         if !facts.opencode.contains_key(package)
             && let Some(version) = version(Path::new(package))
         {

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use instances_core::plan::Activity;
 use instances_core::spec::InstanceName;
 use instances_core::units::Names;
+use serde::Deserialize;
 
 /// A command of systemd failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,26 @@ pub fn show_by(
     arguments.push("--".to_owned());
     arguments.extend(units.iter().cloned());
     blocks(&run(program, &arguments)?, units.len())
+}
+
+/// The `ActiveState=` of those units that systemd has loaded: all the others are inactive. One question, whereas [`show`]
+/// has systemd load each unit and tell all of its properties.
+pub fn loaded(units: &[String]) -> Result<BTreeMap<String, String>, Error> {
+    #[derive(Deserialize)]
+    struct Loaded {
+        unit: String,
+        active: String,
+    }
+    if units.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut arguments =
+        ["list-units", "--all", "--full", "--output=json", "--"].map(str::to_owned).to_vec();
+    arguments.extend(units.iter().cloned());
+    let text = run("systemctl", &arguments)?;
+    let all: Vec<Loaded> = serde_json::from_str(&text)
+        .map_err(|_| Error::Output("systemctl list-units".to_owned()))?;
+    Ok(all.into_iter().map(|one| (one.unit, one.active)).collect())
 }
 
 /// All properties of units, those without a value too, in the order of the units.

@@ -80,14 +80,8 @@ let
         lib.nameValuePair "opencode-${name}" {
           description = "opencode server of ${name}";
           wantedBy = [ "multi-user.target" ];
-          requires = [
-            "opencode-net@${name}.service"
-            "opencode-setup@${name}.service"
-          ];
-          after = [
-            "opencode-net@${name}.service"
-            "opencode-setup@${name}.service"
-          ];
+          requires = [ "opencode-net@${name}.service" ];
+          after = [ "opencode-net@${name}.service" ];
           path = [
             pkgs.bash
             pkgs.git
@@ -98,10 +92,13 @@ let
           };
           serviceConfig = hardening // {
             Type = "simple";
+            ExecStartPre = "${pkgs.coreutils}/bin/mkdir -p ${state name}/.config/opencode";
             ExecStart = "${pkgs.opencode}/bin/opencode serve --hostname 127.0.0.1 --port ${toString port}";
             User = "opencode-${name}";
             Group = "opencode-${name}";
             WorkingDirectory = "/srv/${name}";
+            StateDirectory = "opencode/instance-state/${name}";
+            StateDirectoryMode = "0700";
             BindPaths = [
               "/srv/${name}"
               (state name)
@@ -110,20 +107,6 @@ let
             LoadCredential = "password:/var/lib/opencode/${name}/password";
             Restart = "always";
             RestartSec = "250ms";
-          };
-        }
-      ))
-      (each (
-        { name, ... }:
-        lib.nameValuePair "opencode-setup@${name}" {
-          description = "Setup of ${name}";
-          serviceConfig = hardening // {
-            Type = "oneshot";
-            ExecStart = "${pkgs.coreutils}/bin/mkdir -p ${state name}/.config/opencode";
-            User = "opencode-${name}";
-            Group = "opencode-${name}";
-            StateDirectory = "opencode/instance-state/${name}";
-            StateDirectoryMode = "0700";
           };
         }
       ))

@@ -6,7 +6,7 @@
 
 use crate::facts::HostFacts;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{ADDRESSES, TARGET, sandbox, switch};
+use crate::units::{ADDRESSES, HELPER_START, TARGET, sandbox, switch};
 
 pub(super) fn unit(facts: &HostFacts) -> Unit {
     let unit = Section::new("Unit")
@@ -36,7 +36,7 @@ pub(super) fn unit(facts: &HostFacts) -> Unit {
         .set("ExecStart", Value::command(argv))
         .set("Restart", Value::word("always"))
         .set("RestartSec", Value::Number(1))
-        .set("TimeoutStartSec", Value::Number(10))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::word("opencode-host@addresses"))
         .set_why(
             "StateDirectory",

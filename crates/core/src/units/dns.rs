@@ -87,11 +87,11 @@ pub(super) fn service(instance: &Instance, facts: &HostFacts, network: &str) -> 
             Value::word("AF_UNIX AF_INET AF_INET6"),
             "the host's resolvers, wherever they are; the journal",
         )
-        .set_why("SocketBindDeny", Value::word("any"), "it can name no port of the host's as its own")
         .set("MemoryDenyWriteExecute", Value::Yes)
         .set("MemoryMax", Value::word("32M"))
         .set("TasksMax", Value::Number(16))
         .extend(sandbox::without_homes())
+        .set_why("SystemCallFilter", Value::word("~bind listen"), sandbox::NO_PORT)
         .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .set_why(
             "BindReadOnlyPaths",

@@ -6,7 +6,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, description, switch};
+use crate::units::{HELPER_START, Names, description, switch};
 
 /// What it must have, for the moment in which it binds the log group.
 const CAPABILITY: &str = "CAP_NET_ADMIN";
@@ -42,7 +42,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
         )
         .set("Restart", Value::word("always"))
         .set("RestartSec", Value::Number(1))
-        .set("TimeoutStartSec", Value::Number(10))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::words([format!("opencode-events@{name}")]))
         .extend(sandbox::own_user(&names.events()))
         .set_why(

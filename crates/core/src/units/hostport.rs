@@ -86,13 +86,9 @@ fn proxy(instance: &Instance, facts: &HostFacts, port: u16) -> Unit {
             Value::word("127.0.0.1"),
             "both ends of what it passes on are loopback's: the namespace's and the host's",
         )
-        .set_why(
-            "SocketBindDeny",
-            Value::word("any"),
-            "it can name no port of the host's as its own",
-        )
         .set("MemoryDenyWriteExecute", Value::Yes)
         .extend(sandbox::without_homes())
+        .set_why("SystemCallFilter", Value::word("~bind listen"), sandbox::NO_PORT)
         .extend(sandbox::empty_root(instance, facts, Programs::Own))
         .extend(proxy::readiness())
         .extend(switch::helper(facts));

@@ -7,7 +7,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, sandbox};
+use crate::units::{HELPER_START, Names, description, sandbox};
 
 /// Whether there is something to judge.
 pub(super) fn is_needed(instance: &Instance) -> bool {
@@ -50,7 +50,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("ExecStart", Value::command(command(instance, facts)))
-        .set("TimeoutStartSec", Value::Number(30))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::words([format!("opencode-judge@{}", instance.name)]))
         .set("PrivateNetwork", Value::Yes)
         .set("RestrictAddressFamilies", Value::word("none"))

@@ -59,6 +59,10 @@ pub const TURNS_SOCKET: &str = "opencode-host@turns.socket";
 /// The units of the fleet, which belong to no instance.
 pub const FLEET: [&str; 5] = [TARGET, SLICE, ADDRESSES, TURNS, TURNS_SOCKET];
 
+/// For how long a unit beside a server may start, in seconds. It is for one that hangs: after a boot hundreds of them
+/// start at once, and each waits for its share of the processors.
+const HELPER_START: u64 = 300;
+
 /// The names of one instance's units and files.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a>(pub &'a InstanceName);

@@ -5,7 +5,7 @@ use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
-use crate::units::{ADDRESSES, Names, TARGET, description, sandbox, switch};
+use crate::units::{ADDRESSES, HELPER_START, Names, TARGET, description, sandbox, switch};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -51,7 +51,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .set("ExecStart", Value::command(up.iter().copied()))
         .set("ExecReload", Value::command(up))
         .set("ExecStopPost", Value::command([engine, "net", "down", name, "--nft", nft]))
-        .set("TimeoutStartSec", Value::Number(30))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::words([format!("opencode-net@{name}")]))
         .set_why(
             "RuntimeDirectory",

@@ -16,7 +16,7 @@ use crate::plan::short_digest;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::escape::{Bind, Word};
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, judge, sandbox, setup, switch};
+use crate::units::{HELPER_START, Names, description, judge, sandbox, setup, switch};
 
 /// In the main unit: a place that this unit shows.
 pub(crate) const SHOWN: &str = "X-BindReadOnlyPaths";
@@ -201,7 +201,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts, main: &Unit) -> Optio
         .set("Type", Value::word("notify"))
         .set("NotifyAccess", Value::word("main"))
         .set("ExecStart", Value::command(argv))
-        .set("TimeoutStartSec", Value::Number(60))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::words([format!("opencode-places@{}", instance.name)]))
         .set_why(
             "CapabilityBoundingSet",

@@ -6,7 +6,7 @@
 use crate::facts::HostFacts;
 use crate::spec::Instance;
 use crate::unit::{Section, Unit, Value};
-use crate::units::{Names, description, sandbox};
+use crate::units::{HELPER_START, Names, description, sandbox};
 
 pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let names = Names(&instance.name);
@@ -23,7 +23,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Unit {
     let service = Section::new("Service")
         .set("Type", Value::word("oneshot"))
         .set("ExecStart", Value::command(argv))
-        .set("TimeoutStartSec", Value::Number(30))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set_why(
             "SuccessExitStatus",
             Value::word("SIGTERM"),

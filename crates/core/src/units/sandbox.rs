@@ -95,6 +95,10 @@ pub(crate) fn hardening() -> Vec<Entry> {
     ]
 }
 
+/// Why one that is in the host's network may neither bind nor listen. The filter costs nothing, and covers what
+/// `SocketBindDeny=` does not: a socket that listens without a name gets a port.
+pub(crate) const NO_PORT: &str = "it can name no port of the host's as its own, nor listen at any";
+
 /// The same for units that show no project, which could lie below `/home`.
 pub(crate) fn without_homes() -> Vec<Entry> {
     let closed = |entry: Entry| match &*entry.directive {

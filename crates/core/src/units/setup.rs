@@ -10,7 +10,7 @@ use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
 use crate::units::sandbox::{self, Programs};
-use crate::units::{Names, SLICE, description, environment, judge, sockets, weaker};
+use crate::units::{HELPER_START, Names, SLICE, description, environment, judge, sockets, weaker};
 
 /// The unit's name, where the instance has it: with scripts, with lines of the operator's own, and with
 /// sockets of the host, without which no server starts but which one that runs goes on without.
@@ -58,7 +58,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
         .set("Type", Value::word("oneshot"))
         .set("NotifyAccess", Value::word("main"))
         .set("ExecStart", Value::command(command(instance, facts)))
-        .set("TimeoutStartSec", Value::Number(if scripts { 600 } else { 60 }))
+        .set("TimeoutStartSec", Value::Number(if scripts { 600 } else { HELPER_START }))
         .set_why(
             "TimeoutStopSec",
             Value::Number(10),

@@ -10,7 +10,7 @@ use crate::sockets;
 use crate::spec::Instance;
 use crate::unit::escape::Word;
 use crate::unit::{Entry, Section, Unit, Value};
-use crate::units::{Names, description, sandbox, switch};
+use crate::units::{HELPER_START, Names, description, sandbox, switch};
 
 /// Whether some socket is shown.
 pub(super) fn is_needed(instance: &Instance) -> bool {
@@ -99,7 +99,7 @@ pub(super) fn unit(instance: &Instance, facts: &HostFacts) -> Option<Unit> {
             Value::Number(1),
             "a socket that is missing or refused fails the start of the server, once",
         )
-        .set("TimeoutStartSec", Value::Number(60))
+        .set("TimeoutStartSec", Value::Number(HELPER_START))
         .set("SyslogIdentifier", Value::words([format!("opencode-sockets@{}", instance.name)]))
         .set_why(
             "CapabilityBoundingSet",

@@ -10,7 +10,7 @@ use rustix::fs::{
     self, AtFlags, FileType, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags,
 };
 use rustix::io::{Errno, retry_on_intr};
-use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::{Error, Step, Teardown, namespace};
 use crate::shell;
@@ -196,16 +196,35 @@ pub(super) fn unpin(place: &Place) -> Result<(), Teardown> {
 }
 
 /// Makes the directory a shared mount point, so that a unit with its own mount namespace sees pins
-/// that are made after it started. A directory that is no mount point yet is mounted over itself.
+/// that are made after it started.
+///
+/// An empty directory gets a file system of its own. One that has something in it is mounted over itself, as `ip netns` does;
+/// then each pin is a second mount in what is below, and systemd, which reads all mounts again and again while
+/// it makes a sandbox, has twice as many to read.
 fn share(directory: &Path) -> Result<(), Errno> {
     let flags = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     match mount::mount_change(directory, flags) {
         Err(Errno::INVAL) => {
-            mount::mount_bind_recursive(directory, directory)?;
+            if is_empty(directory)? {
+                let none = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                mount::mount("netns", directory, "tmpfs", none, Some(c"mode=0755,size=4m"))?;
+            } else {
+                mount::mount_bind_recursive(directory, directory)?;
+            }
             mount::mount_change(directory, flags)
         }
         done => done,
     }
+}
+
+fn is_empty(directory: &Path) -> Result<bool, Errno> {
+    let entries = fs::Dir::new(open_directory(directory)?)?;
+    for entry in entries {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn lock(directory: &Path) -> Result<OwnedFd, Errno> {

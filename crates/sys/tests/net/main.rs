@@ -497,6 +497,8 @@ fn reloading_never_opens() {
 fn seen_by_units_with_their_own_mounts() {
     must("mount --make-shared /run");
     up();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert_eq!(mounts.matches(PIN).count(), 1, "a pin is one mount: {mounts}");
     // What a running unit with ProtectSystem= has: its own mount namespace, older than the pin.
     let wait = format!("echo ready; read _; exec nsenter --net={PIN}2 true");
     let mut unit = Command::new("unshare")
