@@ -36,6 +36,7 @@ pub struct Options {
     name: Option<String>,
     binds: Vec<(PathBuf, PathBuf)>,
     variables: Vec<&'static str>,
+    boot_timeout: Option<Duration>,
 }
 
 impl Options {
@@ -68,6 +69,13 @@ impl Options {
         self
     }
 
+    /// Lets each boot take longer than the usual minute.
+    #[must_use]
+    pub fn boot_timeout(mut self, timeout: Duration) -> Self {
+        self.boot_timeout = Some(timeout);
+        self
+    }
+
     /// Puts the engine where the machine's PATH finds it: see [`place::engine`].
     #[must_use]
     pub fn engine(self) -> Self {
@@ -85,6 +93,7 @@ pub struct Machine {
     outside: Child,
     console: File,
     boots: u32,
+    boot_timeout: Duration,
     leader: Leader,
 }
 
@@ -96,8 +105,11 @@ impl Machine {
         let group = cgroup::fresh_name();
         let console = tempfile::tempfile().context("cannot make a temporary file")?;
         let mut outside = spawn(image, &group, options, &console)?;
-        match boot_once(&mut outside, &console, 1) {
-            Ok(leader) => Ok(Self { name, group, outside, console, boots: 1, leader }),
+        let boot_timeout = options.boot_timeout.unwrap_or(BOOT_TIMEOUT);
+        match boot_once(&mut outside, &console, 1, boot_timeout) {
+            Ok(leader) => {
+                Ok(Self { name, group, outside, console, boots: 1, boot_timeout, leader })
+            }
             Err(error) => {
                 end(&mut outside, &group);
                 Err(error.context(format!("the machine {name} does not boot")))
@@ -267,7 +279,7 @@ impl Machine {
             thread::sleep(POLL);
         }
         self.boots += 1;
-        self.leader = boot_once(&mut self.outside, &self.console, self.boots)?;
+        self.leader = boot_once(&mut self.outside, &self.console, self.boots, self.boot_timeout)?;
         Ok(())
     }
 }
@@ -317,17 +329,22 @@ fn escape(path: &Path) -> Result<String> {
 }
 
 /// Gives the order to boot and waits until systemd has done all that belongs to it.
-fn boot_once(outside: &mut Child, console: &File, number: u32) -> Result<Leader> {
+fn boot_once(
+    outside: &mut Child,
+    console: &File,
+    number: u32,
+    timeout: Duration,
+) -> Result<Leader> {
     let order = outside.stdin.as_mut().context("the machine has been ended")?;
     order.write_all(b"boot\n").context("cannot order the boot")?;
     let ended = format!("instances-lab: boot {number} ended");
-    let timeout = patience(BOOT_TIMEOUT);
+    let timeout = patience(timeout);
     let start = Instant::now();
     let mut leader = None;
     loop {
         leader = leader.or_else(|| Leader::below(outside.id()));
         if let Some(up) = leader.take_if(|leader: &mut Leader| leader.answers()) {
-            if is_up(&up)? {
+            if is_up(&up, timeout)? {
                 return Ok(up);
             }
             leader = Some(up);
@@ -343,9 +360,9 @@ fn boot_once(outside: &mut Child, console: &File, number: u32) -> Result<Leader>
 }
 
 /// Waits for the end of the boot; false if systemd does not take the question yet.
-fn is_up(leader: &Leader) -> Result<bool> {
+fn is_up(leader: &Leader, timeout: Duration) -> Result<bool> {
     let argv = ["systemctl", "is-system-running", "--wait"];
-    let answer = run::run(leader.pid(), argv, b"", BOOT_TIMEOUT)?;
+    let answer = run::run(leader.pid(), argv, b"", timeout)?;
     match answer.stdout.trim() {
         "running" | "degraded" => Ok(true),
         "maintenance" | "stopping" => bail!("the boot failed: {answer}"),

@@ -75,7 +75,7 @@ pub(super) fn measure() -> Result<Option<Part>> {
          down to the derivations: the time of the fastest run with 100 and with 1,000 \
          instances, and what the evaluator allocates with 1,000; first the whole evaluation \
          with one instance. `systemd.services` and `users.users` are stand-ins of the real size \
-         (48 and 28 options); by hand an instance is four services and a socket with a sandbox \
+         (48 and 28 options); by hand an instance is three services and a socket with a sandbox \
          of the same size. NixOS looks at every account for each group, so that accounts cost \
          more the more there are. The ratios are those with 1,000 instances.\n\n\
          | what | one alone | each of 100 | each of 1,000 | ratio | allocated | ratio |\n\

@@ -6,6 +6,7 @@ mod evaluation;
 mod growth;
 mod idle;
 mod life;
+mod many;
 mod network;
 mod page;
 mod proxy;
@@ -65,6 +66,8 @@ pub(crate) enum Only {
     Sandbox,
     /// What servers take that nobody uses, beside bare ones.
     Idle,
+    /// Fifty and two hundred servers on one machine, beside bare ones.
+    Many,
     /// Packets through the outbound policy beside a path without rules.
     Network,
     /// The proxy beside a direct connection and systemd's own.
@@ -91,6 +94,9 @@ pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()>
     }
     if wanted(Only::Idle) {
         note(&idle::measure(effort)?, write)?;
+    }
+    if wanted(Only::Many) {
+        note(&many::measure(rounds)?, write)?;
     }
     if wanted(Only::Network) {
         note(&network::measure(rounds)?, write)?;

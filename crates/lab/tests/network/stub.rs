@@ -13,6 +13,7 @@ const SPEC: &str = "[instances.open]\ndirectory = \"/srv/open\"\nlisten.port = 4
 const STUB: &str = "opencode-dns@open.service";
 const ADDRESSES: &str = "opencode-host@addresses.service";
 const ATTACK: &str = include_str!("stub.py");
+const PORT: &str = include_str!("port.py");
 
 /// On the host's loopback and at its address, in the internet; none of them a resolver of the host's.
 const ELSEWHERE: [&str; 7] = [
@@ -61,6 +62,7 @@ fn a_stub_reaches_the_hosts_resolvers_alone() {
     assert_eq!(attempt(&machine, "54321", &all), vec!["reached"; all.len()]);
     assert!(resolves(&machine));
     nothing_else(&NEAR);
+    it_gets_no_port(&machine);
     it_is_confined_whenever_it_runs(&machine, &nothing_else);
     the_list_is_followed(&machine, &nothing_else);
     without_the_rule(&machine, &all);
@@ -91,6 +93,23 @@ fn resolves(machine: &Machine) -> bool {
 
 fn soon(machine: &Machine, what: &str, is: impl Fn() -> bool) {
     machine.wait_until(what, Duration::from_secs(20), |_| Ok(is())).unwrap();
+}
+
+/// In a unit as the stub's, with another program, nothing can be bound or listened at; it is the filter that says so.
+fn it_gets_no_port(machine: &Machine) {
+    machine.put("/usr/local/lib/port.py", PORT, 0o644).unwrap();
+    for (without, expected) in
+        [("^$", "bind EPERM\nlisten EPERM"), ("~bind", "bind done\nlisten done")]
+    {
+        let script = format!(
+            "sed -e '/^Exec/d; /^Restart/d; /^SystemCallFilter={without}/d; s/^Type=.*/Type=oneshot/' \
+             -e '/^\\[Service\\]/a ExecStart=/usr/bin/python3 /usr/local/lib/port.py' \
+             -e '/^\\[Service\\]/a StandardOutput=truncate:/run/port' \
+             /etc/systemd/system/{STUB} >/run/systemd/system/port.service
+             systemctl daemon-reload; systemctl start port.service; cat /run/port"
+        );
+        assert_eq!(sh(machine, &script), expected);
+    }
 }
 
 fn it_is_confined_whenever_it_runs(machine: &Machine, nothing_else: &dyn Fn(&[&str])) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use instances_lab::Machine;
+use rustix::net::listen;
 use rustix::net::sockopt::set_socket_linger;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
@@ -22,6 +23,10 @@ const HELLO: usize = 64;
 const SMALL: usize = 16;
 /// How much is written at once.
 const CHUNK: usize = 256 << 10;
+/// How many connections wait to be accepted, which is all that a host allows.
+const BACKLOG: i32 = 4096;
+/// How long nothing is sent before each figure.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long an answer may take before the path is broken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -68,10 +73,15 @@ pub(super) fn serve(machine: &Machine) -> Result<()> {
     let (sink, door, echo) = machine.in_named_netns("internet", || -> std::io::Result<_> {
         Ok((TcpListener::bind(SINK)?, TcpListener::bind(DOOR)?, UdpSocket::bind(ECHO)?))
     })??;
+    // As many as come in one moment: a first packet that is dropped comes again after a second.
+    listen(&door, BACKLOG)?;
     thread::spawn(move || {
-        let mut buffer = vec![0; CHUNK];
         for mut stream in sink.incoming().flatten() {
-            while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+            // What is still under way of one stream does not hold up the next.
+            thread::spawn(move || {
+                let mut buffer = vec![0; CHUNK];
+                while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+            });
         }
     });
     thread::spawn(move || door.incoming().for_each(drop));
@@ -92,6 +102,8 @@ pub(super) fn measure(
     kind: Kind,
     sample: Duration,
 ) -> Result<f64> {
+    // What was on its way for the figure before is gone.
+    thread::sleep(PAUSE);
     let client = || match kind {
         Kind::Stream => stream(sample),
         Kind::Connections => connections(sample),
