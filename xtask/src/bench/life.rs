@@ -42,7 +42,7 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(5);
 /// A question that comes too early is never answered: how long one is waited for, and how soon the next one follows.
 const TRY: Duration = Duration::from_secs(1);
-const NEXT: Duration = Duration::from_millis(50);
+const NEXT: Duration = Duration::from_millis(200);
 
 /// The times of one kind of server, in the order of the rounds.
 #[derive(Default)]

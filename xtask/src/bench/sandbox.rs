@@ -149,7 +149,7 @@ fn report(rounds: usize, all: [Times; 2], [light, light_places]: &[Vec<f64>; 2])
     let mut text = format!(
         "## What the sandbox costs at a start\n\n\
          From the order to start until the server says `listening on`, which is what the sandbox can cost, and until \
-         `GET /config` answers, asked every 50 ms from then on, from outside and whatever the supervisor says, which asks an instance too. The servers are a bare `opencode serve`, a \
+         `GET /config` answers, asked every 200 ms from then on, from outside and whatever the supervisor says, which asks an instance too. The servers are a bare `opencode serve`, a \
          transient unit without any sandbox, an instance without its password, and one that shows {PLACES} places of the \
          host (`sandbox.readOnlyPaths`) besides. They take turns in one machine, {rounds} rounds each, after a round that \
          is not counted. A server's own start takes now more and now less, so the ratio is the median of those within a \

@@ -140,7 +140,7 @@ fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -
          - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
            without a user namespace, and nspawn's own filter of system calls. The \
            client is put inside too.\n\n\
-         A server without a proxy is asked every 50 ms from when it has said `listening on`, as a question that comes too early is \
+         A server without a proxy is asked every 200 ms from when it has said `listening on`, as a question that comes too early is \
          never answered. {versions}\n\n\
          | server | min | median | max | ratio |\n|---|---|---|---|---|\n"
     );
