@@ -32,7 +32,7 @@ fn a_tree_of_traps(machine: &Machine) {
     sh(
         machine,
         &format!(
-            "cd {STATES}/web; mknod null c 1 3; cp /etc/shadow theirs; chmod 600 theirs; \
+            "cd {STATES}/web; mknod null c 1 3; chown opencode-web: null; cp /etc/shadow theirs; chmod 600 theirs; \
              mkdir theirs.d; cp /etc/shadow theirs.d/; mkdir mounted; \
              mount -t tmpfs -o uid=opencode-web,mode=0700 tmpfs mounted"
         ),
@@ -79,7 +79,7 @@ fn a_tree_of_traps(machine: &Machine) {
 
 /// What other programs make of an archive is refused before anything has changed.
 fn archives_of_traps(machine: &Machine) {
-    let view = format!("ls -laR --time-style=full-iso {STATES}/web | grep -v ^total");
+    let view = format!("find {STATES}/web -printf '%p %y %m %u %s %T@ %C@ %l\\n' | sha256sum");
     let before = sh(machine, &view);
     let make = "cd /root; rm -rf x; mkdir x; zstd -dc traps >x.tar; ";
     let traps = [

@@ -36,15 +36,15 @@ fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
 
 /// The one that copies while the server stands still, and systemd-run, which waits for it.
 fn the_copier(machine: &Machine) {
-    for victim in ["keep again", "systemd-run"] {
+    for victim in ["systemctl kill -s KILL opencode-keep@web.service", "pkill -KILL -x systemd-run"] {
         let script = format!(
             "opencode-instances backup web /root/never 2>/dev/null & \
              until [ \"$(systemctl show -P FreezerState opencode-web)\" = frozen ]; do :; done; \
-             pkill -KILL -f '{victim}'; wait"
+             {victim}; wait"
         );
         sh(machine, &script);
         settle(machine);
-        assert!(!is_frozen(machine), "after the end of {victim}");
+        assert!(!is_frozen(machine), "after {victim}");
         assert_eq!(
             sh(
                 machine,
@@ -122,7 +122,7 @@ fn a_restore(machine: &Machine) {
     }
     // The one that unpacks: nothing has changed.
     let script = "(opencode-instances restore web /root/b 2>/dev/null || true) & \
-                  until pkill -KILL -f 'keep unpack'; do :; done; wait";
+                  until systemctl kill -s KILL opencode-keep@web.service 2>/dev/null; do :; done; wait";
     sh(machine, script);
     settle(machine);
     assert!(!assert_whole(machine, "the one that unpacks"));
