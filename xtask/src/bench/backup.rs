@@ -1,4 +1,4 @@
-//! A backup of a server that runs, beside `tar | zstd` of the same state while nobody writes, and SQLite's own
+//! A backup of a server that runs, beside `tar | zstd` of the same state while nobody writes, and `SQLite`'s own
 //! copy of the database.
 
 use std::time::Instant;

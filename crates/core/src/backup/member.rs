@@ -145,7 +145,7 @@ mod tests {
             mode: 0o640,
             mtime: 1_700_000_000,
             sha256: String::new(),
-            target: target.map(|text| Bytes::new(text)),
+            target: target.map(Bytes::new),
         }
     }
 

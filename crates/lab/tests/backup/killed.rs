@@ -36,7 +36,8 @@ fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
 
 /// The one that copies while the server stands still, and systemd-run, which waits for it.
 fn the_copier(machine: &Machine) {
-    for victim in ["systemctl kill -s KILL opencode-keep@web.service", "pkill -KILL -x systemd-run"] {
+    for victim in ["systemctl kill -s KILL opencode-keep@web.service", "pkill -KILL -x systemd-run"]
+    {
         let script = format!(
             "opencode-instances backup web /root/never 2>/dev/null & \
              until [ \"$(systemctl show -P FreezerState opencode-web)\" = frozen ]; do :; done; \
@@ -59,7 +60,7 @@ fn the_copier(machine: &Machine) {
 /// The command itself, at each program that it starts and each name that it gives.
 fn a_backup(machine: &Machine) {
     for call in ["clone,clone3,vfork", "rename,renameat2", "openat"] {
-        let step = if call == "openat" { 7 } else { 1 };
+        let step = if call == "openat" { 31 } else { 1 };
         for number in (1..).step_by(step) {
             sh(machine, "rm -f /root/b");
             let killed = killed(machine, "backup web /root/b", call, number);
@@ -145,7 +146,7 @@ fn the_exchange(machine: &Machine) {
     let ids = sh(machine, "echo --uid=$(id -u opencode-web) --gid=$(id -g opencode-web)");
     let around = format!("{STATES}/.web.opencode-restore");
     let mut seen = [0, 0];
-    for call in ["renameat2", "fsync", "syncfs", "openat", "unlink"] {
+    for call in ["renameat2", "fsync", "syncfs", "unlinkat"] {
         for number in 1.. {
             sh(
                 machine,

@@ -118,7 +118,7 @@ pub(super) fn copy(
     let mut copying = Copying {
         request,
         known: known.collect(),
-        index: Index { since, next, ..Index::default() },
+        index: Index { next, since, ..Index::default() },
         clones: true,
         holes: 0,
         progress,
@@ -334,8 +334,8 @@ impl Iterator for Pieces<'_> {
 }
 
 /// The directory of copies, for who writes an archive of them.
-pub(super) fn opened(copies: BorrowedFd<'_>, copied: &Copied) -> Result<File, Error> {
-    let name = copied.number.to_string();
+pub(super) fn opened(copies: BorrowedFd<'_>, one: &Copied) -> Result<File, Error> {
+    let name = one.number.to_string();
     let opened = tree::open(copies.as_fd(), name.as_bytes(), OFlags::RDONLY);
-    opened.map(File::from).map_err(Error::below("open the copy of", &copied.path))
+    opened.map(File::from).map_err(Error::below("open the copy of", &one.path))
 }

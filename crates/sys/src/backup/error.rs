@@ -51,7 +51,7 @@ pub enum Error {
         parent: PathBuf,
         /// Why.
         #[source]
-        source: trust::Error,
+        source: Box<trust::Error>,
     },
     /// The state directory is where a file system is mounted, and no rename leads over that.
     #[error(

@@ -152,7 +152,7 @@ impl<'a> Keeper<'a> {
             identity.gid = stat.st_gid;
         }
         let unit = unit::name(&record.name);
-        let state = systemctl::show(&[unit.clone()], &["ActiveState"])?;
+        let state = systemctl::show(std::slice::from_ref(&unit), &["ActiveState"])?;
         if state.iter().any(|unit| text(unit, "ActiveState") != "inactive") {
             let _ = systemctl::run("systemctl", &["stop", "--", &unit]);
         }
@@ -301,7 +301,7 @@ impl Backup<'_> {
     /// The unit has thawed the server. That it has is worth a look.
     fn require_thawed(&self) -> Result<(), Error> {
         let main = Names(&self.record.name).main();
-        let unit = systemctl::show(&[main.clone()], &["FreezerState"])?;
+        let unit = systemctl::show(std::slice::from_ref(&main), &["FreezerState"])?;
         if unit.first().is_some_and(|unit| text(unit, "FreezerState") == "frozen") {
             systemctl::run("systemctl", &["thaw", "--", &main])?;
         }

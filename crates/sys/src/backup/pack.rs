@@ -29,8 +29,8 @@ pub(super) fn pack(
     manifest.bytes = index.bytes();
     manifest.left_out = index.left_out;
     let mut progress = Progress::new("reading").of(manifest.bytes);
-    for copied in &index.entries {
-        manifest.entries.push(entry(copies, copied, &mut progress)?);
+    for one in &index.entries {
+        manifest.entries.push(entry(copies, one, &mut progress)?);
     }
     drop(progress);
     let text =
@@ -48,10 +48,10 @@ pub(super) fn pack(
     put(&member::of_manifest(length))?;
     put(&text)?;
     put(fill(length))?;
-    for (copied, entry) in index.entries.iter().zip(&manifest.entries) {
+    for (one, entry) in index.entries.iter().zip(&manifest.entries) {
         put(&member::of_entry(entry))?;
         if entry.kind == Kind::File {
-            let size = each(copies, copied, |part| {
+            let size = each(copies, one, |part| {
                 progress.more(part.len() as u64);
                 put(part)
             })?;
@@ -66,28 +66,28 @@ pub(super) fn pack(
     to.flush().map_err(write)
 }
 
-fn entry(copies: BorrowedFd<'_>, copied: &Copied, progress: &mut Progress) -> Result<Entry, Error> {
+fn entry(copies: BorrowedFd<'_>, one: &Copied, progress: &mut Progress) -> Result<Entry, Error> {
     let mut sha256 = String::new();
-    if copied.kind == Kind::File {
+    if one.kind == Kind::File {
         let mut digest = Sha256::new();
-        let size = each(copies, copied, |part| {
+        let size = each(copies, one, |part| {
             progress.more(part.len() as u64);
             digest.update(part);
             Ok(())
         })?;
-        if size != copied.size {
-            return Err(Error::Changed(copied.path.clone()));
+        if size != one.size {
+            return Err(Error::Changed(one.path.clone()));
         }
         sha256 = hex(digest);
     }
     Ok(Entry {
-        path: copied.path.clone(),
-        kind: copied.kind,
-        size: copied.size,
-        mode: copied.mode,
-        mtime: copied.mtime,
+        path: one.path.clone(),
+        kind: one.kind,
+        size: one.size,
+        mode: one.mode,
+        mtime: one.mtime,
         sha256,
-        target: copied.target.clone(),
+        target: one.target.clone(),
     })
 }
 
@@ -99,14 +99,14 @@ pub(super) fn hex(digest: Sha256) -> String {
 /// Reads a copy to its end; how long it is.
 fn each(
     copies: BorrowedFd<'_>,
-    copied: &Copied,
+    one: &Copied,
     mut part: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<u64, Error> {
-    let mut file = copy::opened(copies, copied)?;
+    let mut file = copy::opened(copies, one)?;
     let mut buffer = vec![0; CHUNK];
     let mut size = 0;
     loop {
-        let count = file.read(&mut buffer).map_err(Error::file("read", copied.path.to_string()))?;
+        let count = file.read(&mut buffer).map_err(Error::file("read", one.path.to_string()))?;
         if count == 0 {
             return Ok(size);
         }

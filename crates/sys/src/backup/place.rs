@@ -54,7 +54,7 @@ impl Place {
             files::make_directories(&parent).map_err(Error::file("create", &parent))?;
         }
         trust::directory_of_root(&parent)
-            .map_err(|source| Error::Parent { parent: parent.clone(), source })?;
+            .map_err(|source| Error::Parent { parent: parent.clone(), source: Box::new(source) })?;
         Ok(Self { home, parent, leaf })
     }
 

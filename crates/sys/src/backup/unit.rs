@@ -113,7 +113,9 @@ pub(super) fn run(
     let mut property = |text: String| {
         command.arg(format!("--property={text}"));
     };
-    SANDBOX.iter().for_each(|line| property((*line).to_owned()));
+    for line in SANDBOX {
+        property((*line).to_owned());
+    }
     if let Some(path) = step.writable {
         property(format!("ReadWritePaths={}", quoted(path)));
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use instances_core::backup::MANIFEST_LENGTH;
 use instances_core::backup::manifest::{self, Entry, Kind, Manifest};
 use instances_core::backup::member::{self, BLOCK, END};
-use instances_core::backup::path::TreePath;
+use instances_core::backup::path::{Bytes, TreePath};
 use instances_core::spec::InstanceName;
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use sha2::{Digest as _, Sha256};
@@ -74,6 +74,7 @@ pub(super) fn unpack(
     Ok(manifest)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped by")]
 fn broken(error: std::io::Error) -> Error {
     use std::io::ErrorKind;
     Error::Archive(match error.kind() {
@@ -198,8 +199,7 @@ impl Tree {
                 self.open.push((made, entry.clone()));
             }
             Kind::Link => {
-                let target = entry.target.as_ref().map(|target| target.as_bytes());
-                let target = target.unwrap_or_default();
+                let target = entry.target.as_ref().map(Bytes::as_bytes).unwrap_or_default();
                 fs::symlinkat(target, above, name).map_err(failed("create"))?;
                 fs::utimensat(above, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(failed("set the time of"))?;
@@ -210,10 +210,10 @@ impl Tree {
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let mode = Mode::RUSR | Mode::WUSR;
-                let made = fs::openat2(above, name, flags, mode, tree::WITHIN)
+                let private = Mode::RUSR | Mode::WUSR;
+                let file = fs::openat2(above, name, flags, private, tree::WITHIN)
                     .map_err(failed("create"))?;
-                return Ok(Some(File::from(made)));
+                return Ok(Some(File::from(file)));
             }
         }
         Ok(None)
