@@ -41,7 +41,7 @@ const WAYS: [&str; 4] = [
     "`tar \\| zstd -3`, stopped",
     "`backup`, in all",
     "`backup`, the server stands still",
-    "SQLite's `.backup` of the database alone",
+    "SQLite's `VACUUM INTO` of the database alone",
 ];
 
 pub(super) fn measure(rounds: usize) -> Result<Part> {
@@ -111,7 +111,7 @@ fn report(rounds: usize, all: &[Vec<f64>; WAYS.len()]) -> Result<Part> {
         "## Backup of a server that runs\n\n\
          The state of a real server whose database has {SIZE} MiB of bytes that do not compress, and to which 2 kB are written \
          every 20 ms. `backup` copies it twice and writes its archive; the baseline is `tar | zstd -3` of the stopped \
-         server's state; SQLite's online backup is of the database alone, without an archive. {rounds} rounds, \
+         server's state; SQLite's copy is of the database alone, without an archive. {rounds} rounds, \
          after a round that is not counted. All is in memory. The ratio is the median of those within a round.\n\n\
          | what | median | ratio |\n|---|---|---|\n"
     );

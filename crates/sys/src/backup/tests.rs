@@ -26,6 +26,15 @@ use super::{Error, pack, unpack};
 /// Later than every change of a test's.
 const LATER: i64 = i64::MAX / 2;
 
+/// Ends another thread, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Stage {
     _directory: TempDir,
     home: PathBuf,
@@ -287,6 +296,7 @@ fn what_is_swapped_meanwhile_leads_nowhere() {
                 exchange("file", "snare");
             }
         });
+        let _stop = Stop(&stop);
         for _ in 0..300 {
             stage.copy_with(None, false, 0).unwrap();
             for copy in fs::read_dir(&stage.copies).unwrap() {
@@ -295,7 +305,6 @@ fn what_is_swapped_meanwhile_leads_nowhere() {
                 fs::remove_file(copy).unwrap();
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -320,6 +329,7 @@ fn files_that_grow_and_shrink_end() {
                 shrinking.set_len(1 << 20).unwrap();
             }
         });
+        let _stop = Stop(&stop);
         let mut changed = 0;
         for _ in 0..50 {
             let index = stage.copy_with(None, false, 0).unwrap();
@@ -331,7 +341,6 @@ fn files_that_grow_and_shrink_end() {
                 fs::remove_file(copy.unwrap().path()).unwrap();
             }
         }
-        stop.store(true, Ordering::Relaxed);
         assert!(changed > 0, "nobody noticed");
     });
 }
