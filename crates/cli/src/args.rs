@@ -63,6 +63,10 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Make a new password and restart the server with it
     Rotate(Name),
+    /// Keep the state of an instance in one file, while it runs
+    Backup(Backup),
+    /// Put the state in a backup's place, or remove what a restore has put aside
+    Restore(Restore),
     /// Print the schema of opencode's configuration, of a package or as shipped
     Schema(Schema),
     /// Explain a diagnostic's code
@@ -119,6 +123,9 @@ pub(crate) enum Command {
         #[arg(long)]
         pressure: Option<NonZeroU8>,
     },
+    /// Take one step of a backup or restore [called by units]
+    #[command(hide = true)]
+    Keep(Keep),
     /// Restart a server when its secrets have new content [called by units]
     #[command(hide = true)]
     Renew(Renew),
@@ -312,6 +319,98 @@ pub(crate) struct Url {
 pub(crate) struct Name {
     /// The instance
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The instance
+    pub(crate) name: String,
+    /// The file to write, a tar below zstd that root alone can read; `-` is standard output
+    #[arg(required_unless_present = "dry_run")]
+    pub(crate) file: Option<PathBuf>,
+    /// Caches, packages and logs too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How many seconds the server may stand still; then it goes on, and nothing is kept
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub(crate) freeze_limit: u32,
+    /// Only say how much it would be, and what would be left out
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The instance
+    pub(crate) name: String,
+    /// A file that `backup` wrote; `-` is standard input
+    #[arg(required_unless_present = "forget", conflicts_with = "forget")]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the backup of another instance
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from_other: Option<InstanceName>,
+    /// Only read and judge all of the backup
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Remove the states that restores of this instance have put aside
+    #[arg(long, conflicts_with_all = ["dry_run", "from_other"])]
+    pub(crate) forget: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// What a step of a backup or restore is told.
+#[derive(Debug, Args)]
+pub(crate) struct Keep {
+    /// The step
+    pub(crate) step: KeepStep,
+    /// The instance
+    pub(crate) name: InstanceName,
+    /// Its user, by number
+    #[arg(long, default_value_t = 65534)]
+    pub(crate) uid: u32,
+    /// Its group, by number
+    #[arg(long, default_value_t = 65534)]
+    pub(crate) gid: u32,
+    /// Caches, packages and logs too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The server stood still
+    #[arg(long)]
+    pub(crate) frozen: bool,
+    /// The version of opencode
+    #[arg(long)]
+    pub(crate) opencode: Option<String>,
+    /// The time of the whole
+    #[arg(long, default_value = "")]
+    pub(crate) time: String,
+    /// Whose archive it is
+    #[arg(long)]
+    pub(crate) from: Option<InstanceName>,
+    /// The program that asks systemd
+    #[arg(long, default_value = "systemctl")]
+    pub(crate) systemctl: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KeepStep {
+    Scan,
+    Copy,
+    Again,
+    Pack,
+    Hold,
+    Held,
+    Quiet,
+    Verify,
+    Unpack,
+    Swap,
+    Ended,
 }
 
 #[derive(Debug, Args)]

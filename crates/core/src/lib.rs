@@ -7,6 +7,7 @@
 
 pub mod attend;
 pub mod audit;
+pub mod backup;
 pub mod blocked;
 pub mod bound;
 pub mod code;

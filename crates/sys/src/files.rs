@@ -152,7 +152,7 @@ fn prepare(new: &Path, content: &Content) -> io::Result<()> {
 }
 
 /// Like `mkdir -p`, with mode 0755 whatever the umask.
-fn make_directories(path: &Path) -> io::Result<()> {
+pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

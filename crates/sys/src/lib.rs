@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod apply;
 pub mod audit;
 pub mod auth;
+pub mod backup;
 pub mod caller;
 pub mod dns;
 pub mod environment;

@@ -1,10 +1,11 @@
-//! One `apply` or `remove` at a time.
+//! One `apply` or `remove` at a time, and one backup or restore of an instance.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use instances_core::layout::RUNTIME_DIR;
+use instances_core::spec::InstanceName;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::files::{self, Root, at};
@@ -39,11 +40,20 @@ pub fn take(root: &Root) -> Result<Lock, Error> {
     }
 }
 
+/// Takes the lock of an instance's state.
+pub fn take_state(name: &InstanceName) -> Result<Lock, Error> {
+    hold(&Root::new("/".as_ref()), &format!(".state-{name}.lock"))
+}
+
 fn open(root: &Root) -> Result<Lock, Error> {
+    hold(root, ".lock")
+}
+
+fn hold(root: &Root, name: &str) -> Result<Lock, Error> {
     let directory = root.path(RUNTIME_DIR);
     fs::create_dir_all(&directory).map_err(at("make", &directory))?;
-    // No instance can have this name, and nobody else can open it to hold the lock.
-    let path = directory.join(".lock");
+    // No instance can have such a name, and nobody else can open it to hold the lock.
+    let path = directory.join(name);
     let file = File::options()
         .mode(0o600)
         .create(true)

@@ -32,6 +32,16 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Root works in it.
+    #[error("{part}, on the way to {directory}, {what}")]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// The part of its path that is at fault.
+        part: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Units run it for an instance.
     #[error(
         "{option} {path} of `{instance}` leads into {directory}, the {claim}, where an agent can \
@@ -111,6 +121,23 @@ pub fn program_of_root(program: &Path) -> Result<(), Error> {
         what,
     })
     .map(drop)
+}
+
+/// Requires that only root can replace what is in a directory.
+pub fn directory_of_root(directory: &Path) -> Result<(), Error> {
+    let place = of_root(directory, |part, what| Error::Directory {
+        directory: directory.to_owned(),
+        part: part.path.clone(),
+        what,
+    })?;
+    match place {
+        Some(place) if place.metadata.is_dir() => Ok(()),
+        _ => Err(Error::Directory {
+            directory: directory.to_owned(),
+            part: directory.to_owned(),
+            what: "is no directory".to_owned(),
+        }),
+    }
 }
 
 /// Goes the whole way to a file, refusing each place that somebody else than root could replace.

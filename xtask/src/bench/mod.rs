@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how long things take, always beside a baseline of the same run.
 
+mod backup;
 mod chart;
 mod cold;
 mod evaluation;
@@ -72,6 +73,8 @@ pub(crate) enum Only {
     Network,
     /// The proxy beside a direct connection and systemd's own.
     Proxy,
+    /// A backup while the server runs, beside tar and zstd of a stopped one.
+    Backup,
     /// The NixOS module beside the same units written by hand.
     Evaluation,
 }
@@ -103,6 +106,9 @@ pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()>
     }
     if wanted(Only::Proxy) {
         note(&proxy::measure(rounds)?, write)?;
+    }
+    if wanted(Only::Backup) {
+        note(&backup::measure(rounds)?, write)?;
     }
     if wanted(Only::Evaluation)
         && let Some(part) = evaluation::measure()?

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod attach;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod blocked;
 pub(crate) mod check;
 pub(crate) mod control;
@@ -13,6 +14,7 @@ pub(crate) mod net;
 pub(crate) mod nixos;
 pub(crate) mod options;
 pub(crate) mod render;
+pub(crate) mod restore;
 pub(crate) mod rotate;
 pub(crate) mod schema;
 pub(crate) mod status;

@@ -16,11 +16,13 @@ use instances_sys::setup::{self as state, Event, Request, Scripts};
 use instances_sys::sockets as shown;
 use instances_sys::systemctl::{self, Wait};
 use instances_sys::{
-    auth, environment, events, proxy, supervise as supervisor, terminate as ending, trust,
+    auth, backup, environment, events, proxy, supervise as supervisor, terminate as ending, trust,
 };
 
 use super::Outcome;
-use crate::args::{Files, NamedFile, NetChange, Places, Prepare, Renew, Setup, Sockets};
+use crate::args::{
+    Files, Keep, KeepStep, NamedFile, NetChange, Places, Prepare, Renew, Setup, Sockets,
+};
 use crate::exit::Exit;
 use crate::out;
 
@@ -114,6 +116,36 @@ pub(crate) fn refusal(name: &InstanceName, program: &Path) -> Outcome {
 /// Lets servers start in turn, and idle ones end.
 pub(crate) fn turns(max: Option<NonZeroUsize>, pressure: Option<NonZeroU8>) -> Outcome {
     match instances_sys::turns::serve(max, pressure, &|words| out::note(words))? {}
+}
+
+/// Takes one step of a backup or restore.
+pub(crate) fn keep(args: Keep) -> Outcome {
+    let record = installed::instance(&Root::new("/".as_ref()), args.name.as_str())?;
+    let kind = match args.step {
+        KeepStep::Scan => backup::Kind::Scan,
+        KeepStep::Copy => backup::Kind::Copy,
+        KeepStep::Again => backup::Kind::Again,
+        KeepStep::Pack => backup::Kind::Pack,
+        KeepStep::Hold => backup::Kind::Hold,
+        KeepStep::Held => backup::Kind::Held,
+        KeepStep::Quiet => backup::Kind::Quiet,
+        KeepStep::Verify => backup::Kind::Verify,
+        KeepStep::Unpack => backup::Kind::Unpack,
+        KeepStep::Swap => backup::Kind::Swap,
+        KeepStep::Ended => backup::Kind::Ended,
+    };
+    let told = backup::Told {
+        kind,
+        identity: backup::Identity { uid: args.uid, gid: args.gid },
+        all: args.all,
+        frozen: args.frozen,
+        opencode: args.opencode,
+        time: args.time,
+        from: args.from,
+        systemctl: args.systemctl,
+    };
+    backup::take(&record, &told)?;
+    Ok(Exit::Done)
 }
 
 /// Restarts the server of an instance, if it runs, whenever its secrets have other content than at its

@@ -72,6 +72,20 @@ fn the_page_about_secrets() {
     });
 }
 
+#[test]
+fn the_page_about_backups() {
+    if unavailable() {
+        return;
+    }
+    let machine = fleet::two_projects("backup-page").unwrap();
+    run(&machine, "docs/backup.md", |_| {});
+    let list = document("docs/backup.md");
+    for (directory, what) in instances_core::backup::selection::LEFT_OUT {
+        let row = format!("| `{directory}` | {what} |");
+        assert!(list.text.contains(&row), "{row}");
+    }
+}
+
 /// What one makes, the other can change; git accepts the repository; the home around it is hidden.
 fn a_human_and_an_agent_share_a_project(machine: &Machine) {
     machine

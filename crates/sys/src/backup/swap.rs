@@ -1,0 +1,113 @@
+//! The moment of a restore: the new state for the previous one.
+//!
+//! | step | killed right after it |
+//! |---|---|
+//! | the number of the new directory is noted beside it | nothing has changed; the next run removes both |
+//! | both directories are exchanged, in one step of the kernel's | the new state is there; the next run does the last step |
+//! | the directory around the previous state gets its name | done |
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::place::{Place, TREE, remove};
+
+/// The note, in the directory around.
+const NOTE: &str = "swap.json";
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// The number of the new directory.
+    inode: u64,
+    /// When the previous state was put aside.
+    time: String,
+}
+
+/// Puts what was unpacked in the place of the state directory. Where the previous one is now.
+pub(super) fn swap(place: &Place, time: &str) -> Result<Option<PathBuf>, Error> {
+    let around = place.restore();
+    let new = around.join(TREE);
+    // Names and bytes are on the disk before the first name leads to them.
+    let synced = File::open(&around).map_err(Error::file("open", &around))?;
+    rustix::fs::syncfs(&synced).map_err(Error::io("sync", &around))?;
+    let inode = number(&new)?.ok_or_else(|| Error::io("find", &new)(Errno::NOENT))?;
+    note(&around, &Note { inode, time: time.to_owned() })?;
+    match renameat_with(CWD, &new, CWD, &place.home, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => {
+            renameat_with(CWD, &new, CWD, &place.home, RenameFlags::NOREPLACE)
+                .map_err(Error::io("put the state in the place of", &place.home))?;
+        }
+        Err(Errno::BUSY) => return Err(Error::Mount { path: place.home.clone() }),
+        Err(errno) => return Err(Error::io("exchange", &place.home)(errno)),
+    }
+    sync(&around)?;
+    sync(place.parent())?;
+    finish(place)
+}
+
+/// Ends what a run that was killed has begun: the previous state gets its name, or what was unpacked goes.
+/// Where the previous state is now, if there was one.
+pub(super) fn finish(place: &Place) -> Result<Option<PathBuf>, Error> {
+    let around = place.restore();
+    let noted = read(&around)?;
+    let swapped = match &noted {
+        Some(noted) => number(&place.home)? == Some(noted.inode),
+        None => false,
+    };
+    let Some(noted) = noted.filter(|_| swapped) else {
+        remove(&around)?;
+        return Ok(None);
+    };
+    if number(&around.join(TREE))?.is_none() {
+        // There was no state before.
+        remove(&around)?;
+        return Ok(None);
+    }
+    let before = place.before(&noted.time);
+    renameat_with(CWD, &around, CWD, &before, RenameFlags::NOREPLACE)
+        .map_err(Error::io("keep the previous state as", &before))?;
+    sync(place.parent())?;
+    Ok(Some(before))
+}
+
+fn note(around: &Path, note: &Note) -> Result<(), Error> {
+    let path = around.join(NOTE);
+    let text = serde_json::to_vec(note).unwrap_or_default();
+    let write = || -> io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(&text)?;
+        file.sync_all()
+    };
+    write().map_err(Error::file("write", &path))?;
+    sync(around)
+}
+
+/// The note; one that was cut short is none, since nothing was exchanged then.
+fn read(around: &Path) -> Result<Option<Note>, Error> {
+    let path = around.join(NOTE);
+    match fs::read(&path) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("read", &path)(error)),
+    }
+}
+
+fn number(path: &Path) -> Result<Option<u64>, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("look at", path)(error)),
+    }
+}
+
+fn sync(directory: &Path) -> Result<(), Error> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(Error::file("sync", directory))
+}
