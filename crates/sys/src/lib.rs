@@ -30,6 +30,7 @@ pub mod sockets;
 pub mod status;
 pub mod supervise;
 pub mod systemctl;
+pub mod terminal;
 pub mod terminate;
 pub mod trust;
 pub mod turns;
