@@ -242,6 +242,12 @@ pub(crate) struct Remove {
 pub(crate) struct Status {
     /// The instances; all of them when none is named
     pub(crate) names: Vec<String>,
+    /// Go on looking every two seconds, on a terminal, until Ctrl-C
+    #[arg(long, short, conflicts_with_all = ["json", "metrics"])]
+    pub(crate) watch: bool,
+    /// Print `OpenMetrics` text, for Prometheus; the exit status says only whether that was possible
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) metrics: bool,
     #[command(flatten)]
     pub(crate) json: Json,
 }
