@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Net(Net),
     /// Compare what was declared with what is, and try to get out of running instances
     Audit(Audit),
+    /// Say whether this host can hold the promises, and what mends it
+    Doctor(Json),
     /// Show the address of an instance with its password
     Url(Url),
     /// Open opencode's own terminal interface on an instance
@@ -65,7 +67,7 @@ pub(crate) enum Command {
     Rotate(Name),
     /// Print the schema of opencode's configuration, of a package or as shipped
     Schema(Schema),
-    /// Explain a diagnostic's code
+    /// Explain the code of a diagnostic, or of what doctor says
     Explain(Explain),
     /// Show every option of the specification
     Options(Json),
@@ -341,7 +343,7 @@ pub(crate) struct Schema {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The code, as in E0301; all of them when none is named
+    /// The code, as in E0301 or D0402; all of them when none is named
     pub(crate) code: Option<String>,
     #[command(flatten)]
     pub(crate) json: Json,

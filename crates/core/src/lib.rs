@@ -18,6 +18,7 @@ pub mod desired;
 pub mod devices;
 pub mod diagnostic;
 pub mod dialect;
+pub mod doctor;
 pub mod events;
 pub mod facts;
 pub mod guard;

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod auth;
 pub mod caller;
 pub mod dns;
+pub mod doctor;
 pub mod environment;
 pub mod events;
 pub mod facts;
