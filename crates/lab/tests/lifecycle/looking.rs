@@ -3,10 +3,15 @@
 use instances_lab::{Agent, Machine, fleet, openmetrics, stand_in, unavailable};
 use serde_json::Value;
 
-use crate::view::{SOON, apply, engine, number, pid, sh, status, wait_for};
+use crate::view::{SOON, apply, engine, number, sh, status, wait_for};
 
-/// They come before `web`, and each would take all the time that it may.
+/// They come before `web`, hang, and each would take all the time that it may.
 const HANGING: [&str; 4] = ["a", "b", "c", "d"];
+
+/// Answers the supervisor, and nobody who comes through the listener.
+const HANG: &str = "sed '/if name.lower() == \"content-length\":/i\\        if name.lower() == \"host\" and \":4096\" not \
+                    in value: __import__(\"time\").sleep(3600)' /usr/local/bin/stand-in >/usr/local/bin/hanging; \
+                    chmod 755 /usr/local/bin/hanging; grep -q sleep /usr/local/bin/hanging";
 
 /// As docs/operating.md has it.
 const WRITE: &str = "umask 022; mkdir -p /var/lib/prometheus/node-exporter; cd /var/lib/prometheus/node-exporter; \
@@ -16,7 +21,10 @@ const WRITE: &str = "umask 022; mkdir -p /var/lib/prometheus/node-exporter; cd /
 fn spec() -> String {
     let mut spec = stand_in::DEFAULTS.to_owned() + "network.outbound.policy = \"none\"\n";
     for (name, port) in HANGING.iter().zip(4111..) {
-        spec += &format!("[instances.{name}]\ndirectory = \"/srv/{name}\"\nlisten.port = {port}\n");
+        spec += &format!(
+            "[instances.{name}]\ndirectory = \"/srv/{name}\"\nlisten.port = {port}\n\
+             package = \"/usr/local/bin/hanging\"\n"
+        );
     }
     spec + "[instances.web]\ndirectory = \"/srv/web\"\nlisten.port = 4101\n\
             [instances.lazy]\ndirectory = \"/srv/lazy\"\nlisten.port = 4102\nactivation = \"on-demand\"\n"
@@ -31,7 +39,9 @@ fn a_fleet_is_looked_at() {
     let projects: Vec<String> = names.iter().map(|name| format!("/srv/{name}")).collect();
     let projects: Vec<&str> = projects.iter().map(String::as_str).collect();
     let machine = stand_in::boot("looking", &spec(), &projects).unwrap();
+    sh(&machine, HANG);
     apply(&machine, &spec());
+    one_on_demand_is_not_asked(&machine);
     one_that_runs_is_measured(&machine);
     refusals_are_counted(&machine);
     a_narrow_terminal_shows_less_and_watching_leaves_it_as_it_was(&machine);
@@ -40,6 +50,15 @@ fn a_fleet_is_looked_at() {
     assert_eq!(status(&machine, "lazy")["state"], "idle", "looking woke it");
     one_that_hangs_delays_nobody(&machine);
     the_last_error_is_told(&machine);
+}
+
+/// It has run, so it has a password and could be asked.
+fn one_on_demand_is_not_asked(machine: &Machine) {
+    sh(machine, "opencode-instances start lazy");
+    let lazy = status(machine, "lazy");
+    assert_eq!((&lazy["state"], &lazy["healthy"]), (&"running".into(), &Value::Null), "{lazy:#}");
+    sh(machine, "systemctl stop opencode-lazy.service");
+    assert_eq!(status(machine, "lazy")["state"], "idle");
 }
 
 fn one_that_runs_is_measured(machine: &Machine) {
@@ -78,18 +97,20 @@ fn refusals_are_counted(machine: &Machine) {
     assert_eq!(status(machine, "a")["refusedLastHour"]["destinations"], 0);
 }
 
-/// Runs a command on a terminal of that many columns, and returns all that it wrote there.
+/// Runs a command on a terminal of that many columns, and returns all that it wrote there; it is in
+/// `/tmp/screen` meanwhile.
 fn on_terminal(machine: &Machine, columns: u32, command: &str) -> String {
     let inner = format!("stty cols {columns} rows 30; {command}");
-    let script =
-        format!("TERM=xterm script --quiet --return --command '{inner}' /dev/null </dev/null");
+    let script = format!(
+        "rm -f /tmp/screen; TERM=xterm script --quiet --flush --return --command '{inner}' /tmp/screen </dev/null"
+    );
     machine.run_for(fleet::PATIENCE, ["/bin/sh", "-c", &script]).unwrap().stdout
 }
 
 fn a_narrow_terminal_shows_less_and_watching_leaves_it_as_it_was(machine: &Machine) {
-    let wide = on_terminal(machine, 200, "opencode-instances status");
+    let wide = on_terminal(machine, 200, "opencode-instances status web lazy");
     assert!(wide.contains("URL") && wide.contains("\u{1b}[32mrunning\u{1b}[0m"), "{wide:?}");
-    let narrow = on_terminal(machine, 60, "NO_COLOR=1 opencode-instances status");
+    let narrow = on_terminal(machine, 60, "NO_COLOR=1 opencode-instances status web lazy");
     assert!(narrow.contains("PORT") && !narrow.contains("URL"), "{narrow:?}");
     assert!(
         !narrow.contains('\u{1b}') && narrow.lines().all(|line| line.trim_end().len() <= 60),
@@ -99,14 +120,15 @@ fn a_narrow_terminal_shows_less_and_watching_leaves_it_as_it_was(machine: &Machi
     assert!(piped.contains("URL") && !piped.contains('\u{1b}'), "{piped}");
 
     let before = "stty -a >/tmp/before; ";
-    let watch =
-        "timeout --foreground --signal=INT 4 opencode-instances status --watch; echo ended $?; ";
+    let watch = "opencode-instances status --watch web & watch=$!; \
+                 until grep -q [h]ealthy /tmp/screen; do sleep 0.05; done; kill -INT $watch; wait $watch; \
+                 echo ended $?; ";
     let seen = on_terminal(machine, 100, &format!("{before}{watch} stty -a >/tmp/after"));
     let (drawn, rest) = seen.split_once("\u{1b}[?25h\u{1b}[?1049l").unwrap();
     assert!(drawn.starts_with("\u{1b}[?1049h\u{1b}[?25l") && drawn.contains("web"), "{seen:?}");
     // The one escape that would make it flicker.
     assert!(!drawn.contains("\u{1b}[2J"), "{seen:?}");
-    assert!(rest.contains("ended") && !rest.contains('\u{1b}'), "{seen:?}");
+    assert!(rest.contains("ended 0") && !rest.contains('\u{1b}'), "{seen:?}");
     assert_eq!(sh(machine, "cmp /tmp/before /tmp/after && echo same"), "same");
     let refused = engine(machine, "status --watch");
     assert!(refused.code() == 2 && refused.stderr.contains("needs a terminal"), "{refused}");
@@ -143,11 +165,9 @@ fn others_see_what_systemd_knows(machine: &Machine) {
 }
 
 fn one_that_hangs_delays_nobody(machine: &Machine) {
-    let servers: Vec<String> =
-        HANGING.iter().map(|name| format!("$(pgrep -P {})", pid(machine, name))).collect();
-    let script =
-        format!("kill -STOP {}; opencode-instances status --json || [ $? = 4 ]", servers.join(" "));
-    let answer: Value = serde_json::from_str(&sh(machine, &script)).unwrap();
+    let answer = engine(machine, "status --json");
+    assert_eq!(answer.code(), 4, "{answer}");
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
     let of = |name: &str| {
         let all = answer["instances"].as_array().unwrap();
         all.iter().find(|one| one["name"] == name).unwrap().clone()
