@@ -6,6 +6,7 @@
 mod commands;
 mod controls;
 mod diagnostics;
+mod doctor;
 mod nix;
 mod options;
 mod schema;
@@ -36,10 +37,11 @@ fn between(path: &str, part: &str) -> Result<String> {
 }
 
 /// Every generated document.
-fn all() -> Result<[(&'static str, String); 8]> {
+fn all() -> Result<[(&'static str, String); 9]> {
     Ok([
         ("docs/commands.md", commands::text()),
         ("docs/diagnostics.md", diagnostics::text()),
+        ("docs/doctor.md", doctor::text()),
         ("docs/configuration.md", options::text()),
         ("docs/sandbox.md", controls::text()?),
         ("docs/threat-model.md", threats::text()?),

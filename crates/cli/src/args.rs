@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Net(Net),
     /// Compare what was declared with what is, and try to get out of running instances
     Audit(Audit),
+    /// Say whether this host can hold the promises, and what mends it
+    Doctor(Json),
     /// Show the address of an instance with its password
     Url(Url),
     /// Open opencode's own terminal interface on an instance
@@ -69,7 +71,7 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Print the schema of opencode's configuration, of a package or as shipped
     Schema(Schema),
-    /// Explain a diagnostic's code
+    /// Explain the code of a diagnostic, or of what doctor says
     Explain(Explain),
     /// Show every option of the specification
     Options(Json),
@@ -249,6 +251,12 @@ pub(crate) struct Remove {
 pub(crate) struct Status {
     /// The instances; all of them when none is named
     pub(crate) names: Vec<String>,
+    /// Go on looking every two seconds, on a terminal, until Ctrl-C
+    #[arg(long, short, conflicts_with_all = ["json", "metrics"])]
+    pub(crate) watch: bool,
+    /// Print `OpenMetrics` text, for Prometheus; the exit status says only whether that was possible
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) metrics: bool,
     #[command(flatten)]
     pub(crate) json: Json,
 }
@@ -434,7 +442,7 @@ pub(crate) struct Schema {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The code, as in E0301; all of them when none is named
+    /// The code, as in E0301 or D0402; all of them when none is named
     pub(crate) code: Option<String>,
     #[command(flatten)]
     pub(crate) json: Json,

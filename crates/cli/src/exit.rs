@@ -40,7 +40,9 @@ impl Exit {
             Self::Failed => "the operation failed; the reason is on standard error",
             Self::Usage => "the command line is wrong, or `explain` does not know the code",
             Self::Invalid => "the specification is refused; nothing was changed",
-            Self::Finding => "`status` found an instance that failed or does not answer",
+            Self::Finding => {
+                "`status` found an instance that failed or does not answer; `doctor`, `audit` or `net` something that is not as it should be"
+            }
         }
     }
 }

@@ -70,6 +70,7 @@ fn run(command: Command) -> Result<Exit, Box<dyn std::error::Error>> {
         Command::Logs(args) => cmd::control::logs(&args),
         Command::Blocked(args) => cmd::blocked::run(&args),
         Command::Audit(args) => cmd::audit::run(&args),
+        Command::Doctor(json) => cmd::doctor::run(&json),
         Command::Probe => cmd::audit::probe(),
         Command::Url(args) => cmd::url::run(&args),
         Command::Attach(args) => cmd::attach::run(&args),

@@ -20,6 +20,12 @@ pub(crate) fn raw(bytes: &[u8]) {
     let _ = std::io::stdout().lock().write_all(bytes);
 }
 
+/// What a terminal shows next, at once; whether it is still there.
+pub(crate) fn screen(text: &str) -> bool {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+}
+
 /// The result as one JSON object.
 pub(crate) fn json<T: Serialize>(value: &T) {
     line(serde_json::to_string_pretty(value).unwrap_or_default());

@@ -19,6 +19,7 @@ mod leader;
 mod machine;
 mod model;
 pub mod nixos;
+pub mod openmetrics;
 pub mod place;
 pub mod progress;
 mod reach;

@@ -50,7 +50,7 @@ pub fn observe(spec: &Spec, facts: &mut HostFacts) {
 }
 
 /// The version of a package: a program, or the prefix that holds it.
-fn version(package: &Path) -> Option<String> {
+pub(crate) fn version(package: &Path) -> Option<String> {
     let program = fs::canonicalize(program_of(package)).ok()?;
     // Whoever else could have put it there could keep its reader waiting, or run as its reader.
     trust::program_of_root(&program).ok()?;

@@ -8,6 +8,7 @@ pub(crate) mod blocked;
 pub(crate) mod check;
 pub(crate) mod control;
 pub(crate) mod dns;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod net;

@@ -31,6 +31,21 @@ pub struct Destination {
     pub icmp_type: Option<u16>,
 }
 
+impl Destination {
+    /// That of a refusal.
+    pub fn of(refusal: &Refusal) -> Self {
+        Self {
+            instance: refusal.instance.clone(),
+            direction: refusal.direction,
+            address: refusal.address,
+            question: refusal.name.clone().filter(|_| refusal.address.is_none()),
+            protocol: refusal.protocol.clone(),
+            port: refusal.port,
+            icmp_type: refusal.icmp_type,
+        }
+    }
+}
+
 /// What was refused towards one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -66,16 +81,8 @@ impl Table {
     }
 
     fn add_refusal(&mut self, refusal: Refusal) {
+        let mut destination = Destination::of(&refusal);
         let Refusal { name, policy, count, first, last, .. } = refusal;
-        let mut destination = Destination {
-            question: name.clone().filter(|_| refusal.address.is_none()),
-            instance: refusal.instance,
-            direction: refusal.direction,
-            address: refusal.address,
-            protocol: refusal.protocol,
-            port: refusal.port,
-            icmp_type: refusal.icmp_type,
-        };
         if self.rows.len() >= MAX_DESTINATIONS && !self.rows.contains_key(&destination) {
             destination = Destination {
                 instance: destination.instance,

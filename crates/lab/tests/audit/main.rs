@@ -8,6 +8,7 @@
     reason = "clippy allows these in tests, but not in what tests share"
 )]
 
+mod doctor;
 mod given_up;
 mod holding;
 mod hosts;

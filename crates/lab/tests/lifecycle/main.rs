@@ -13,6 +13,7 @@
 mod applying;
 mod failing;
 mod interrupted;
+mod looking;
 mod old_systemd;
 mod options;
 mod own;

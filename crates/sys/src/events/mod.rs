@@ -13,6 +13,7 @@ mod options;
 mod packet;
 mod privileges;
 mod read;
+pub mod recent;
 mod record;
 
 use std::io;

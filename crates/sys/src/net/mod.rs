@@ -10,6 +10,7 @@
 //! must then equal the reference's. No hash is involved, because
 //! a comment survives a rule added next to it, and nft 1.0.6 does not even print it as JSON.
 
+pub mod able;
 mod error;
 mod link;
 mod lists;

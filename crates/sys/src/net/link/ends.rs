@@ -50,7 +50,7 @@ impl<T: Copy> Pair<T> {
 }
 
 /// The name of the end on the host: as long as a name may be.
-pub(super) fn host_end(name: &str) -> String {
+pub(in crate::net) fn host_end(name: &str) -> String {
     let head: String = digest(name.as_bytes()).chars().take(12).collect();
     format!("{LINK_PREFIX}{head}")
 }

@@ -31,6 +31,7 @@ use super::route::{Link, Route};
 use super::sysctl::{self, Changed};
 use super::{Error, Step, namespace};
 use end::{End, failed};
+pub(super) use ends::host_end;
 use ends::{Ends, INSIDE, Pair};
 use host::Host;
 use outside::Outside;

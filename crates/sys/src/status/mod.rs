@@ -1,23 +1,26 @@
 //! What is: each installed instance as systemd, and the server itself, see it.
 
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
-use std::time::Duration;
+mod ask;
+mod usage;
 
-use instances_core::dialect::Dialect;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
 use instances_core::layout::AUTH_ROOT;
 use instances_core::units::Names;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+pub use self::ask::Sessions;
+pub use self::usage::Usage;
+
+use self::ask::Depth;
 
 use crate::files::Root;
 use crate::http::Login;
 use crate::installed::Record;
 use crate::systemctl::{self, Properties};
-use crate::{auth, http, shell, trust};
-
-/// How long a healthy server may take to answer; one that starts is not asked.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::{auth, shell, trust};
 
 /// What an instance is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,12 +56,20 @@ pub struct Status {
     pub version: Option<String>,
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// The same as a client on this host writes it.
+    pub url: String,
     /// Whether the listener is open.
     pub listening: bool,
     /// The main process, as the host sees it.
     pub pid: Option<u32>,
-    /// Bytes of memory of the whole unit, where the kernel counts them.
+    /// For how many seconds the server has run.
+    pub uptime: Option<u64>,
+    /// Bytes of memory of the server's unit, where the kernel counts them.
     pub memory: Option<u64>,
+    /// What all units of the instance together use.
+    pub usage: Usage,
+    /// The server's sessions; `None` when it was not asked, or did not say.
+    pub sessions: Option<Sessions>,
     /// How often systemd restarted it since it was last started.
     pub restarts: u32,
     /// Whether the server runs as it was declared before: a restart makes it as it is declared now.
@@ -83,17 +94,40 @@ const PROPERTIES: &[&str] = &[
     "ActiveEnterTimestampMonotonic",
     "LoadState",
     "Job",
+    "MemoryPeak",
+    "CPUUsageNSec",
+    "TasksCurrent",
 ];
 
 /// Looks at every instance of `records`.
+///
+/// # Errors
+///
+/// When systemd cannot be asked.
 pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
+    look(records, Depth::Health)
+}
+
+/// The same, with the sessions of those that can be asked.
+///
+/// # Errors
+///
+/// As [`observe`].
+pub fn observe_sessions(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
+    look(records, Depth::Sessions)
+}
+
+fn look(records: &[Record], depth: Depth) -> Result<Vec<Status>, systemctl::Error> {
     let host = Root::new("/".as_ref());
     // What cannot be read of an instance's network is `net NAME`'s to say; the server is seen without.
     let units: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
-            let own = own_units(record).into_iter().chain([Names(&record.name).socket()]);
-            own.chain(record.helpers(&host).unwrap_or_default()).collect()
+            let names = Names(&record.name);
+            let own = own_units(record).into_iter().chain([names.socket()]);
+            // What stands around, and never fails a start.
+            let around = [names.proxy(), names.secrets()];
+            own.chain(around).chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();
     let shown = systemctl::show(&units.concat(), PROPERTIES)?;
@@ -103,7 +137,18 @@ pub fn observe(records: &[Record]) -> Result<Vec<Status>, systemctl::Error> {
         rest = others;
         own
     });
-    Ok(records.iter().zip(of_each).map(|(one, units)| status(one, units)).collect())
+    let now = usage::now();
+    let (mut all, beside): (Vec<Status>, Vec<String>) =
+        records.iter().zip(of_each).map(|(one, units)| status(one, units, now)).unzip();
+    ask::all(records, &mut all, depth);
+    for ((record, status), beside) in records.iter().zip(&mut all).zip(beside) {
+        status.reason = joined(beside, &status.reason);
+        if status.pending_restart {
+            let words = format!("pending restart: `opencode-instances restart {}`", record.name);
+            status.reason = joined(words, &status.reason);
+        }
+    }
+    Ok(all)
 }
 
 /// The units that stand in the way of a server, itself first.
@@ -169,9 +214,11 @@ fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
     properties.get(name).map(String::as_str).unwrap_or_default()
 }
 
-fn status(record: &Record, units: &[Properties]) -> Status {
-    let [main, setup, judge, net, sockets, places, socket, helpers @ ..] = units else {
-        return unknown(record);
+/// The instance as systemd sees it, and what is wrong beside its server.
+fn status(record: &Record, units: &[Properties], now: u64) -> (Status, String) {
+    let [main, setup, judge, net, sockets, places, socket, _proxy, _secrets, helpers @ ..] = units
+    else {
+        return (unknown(record), String::new());
     };
     let state = state_of(main, setup, sockets, places);
     let listening = text(socket, "ActiveState") == "active";
@@ -185,9 +232,13 @@ fn status(record: &Record, units: &[Properties]) -> Status {
         healthy: None,
         version: None,
         listen: record.listen,
+        url: url(record.listen),
         listening,
         pid: text(main, "MainPID").parse().ok().filter(|pid| *pid != 0),
-        memory: text(main, "MemoryCurrent").parse().ok(),
+        uptime: usage::since(main, now).filter(|_| state == State::Running),
+        memory: usage::number(main, "MemoryCurrent"),
+        usage: usage::of(units),
+        sessions: None,
         restarts: text(main, "NRestarts").parse().unwrap_or(0),
         pending_restart: false,
         reason: reason(record, state, [main, setup, judge, net, sockets, places]),
@@ -195,24 +246,22 @@ fn status(record: &Record, units: &[Properties]) -> Status {
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
     }
-    // Asking a stopped server through its listener would start it, and whoever asks one on demand uses it.
-    if state == State::Running && listening && !record.on_demand {
-        ask(record, &mut status);
-    }
-    if let Some(words) = helpers.iter().find_map(broken) {
-        status.reason = joined(words, &status.reason);
-    }
-    if state == State::Running && status.pid.is_some_and(|pid| runs_another(record, pid)) {
-        status.pending_restart = true;
-        let name = &record.name;
-        let words = format!("pending restart: `opencode-instances restart {name}`");
-        status.reason = joined(words, &status.reason);
-    }
-    status
+    status.pending_restart =
+        state == State::Running && status.pid.is_some_and(|pid| runs_another(record, pid));
+    (status, helpers.iter().find_map(broken).unwrap_or_default())
 }
 
 fn joined(words: String, reason: &str) -> String {
-    if reason.is_empty() { words } else { format!("{words}; {reason}") }
+    if words.is_empty() || reason.is_empty() {
+        words + reason
+    } else {
+        format!("{words}; {reason}")
+    }
+}
+
+/// What a client on this host connects to, without a password.
+fn url(listen: SocketAddr) -> String {
+    format!("http://{}/", reachable(listen))
 }
 
 /// What is wrong with a unit beside the server; one that systemd starts again and again is never
@@ -260,9 +309,13 @@ fn unknown(record: &Record) -> Status {
         healthy: None,
         version: None,
         listen: record.listen,
+        url: url(record.listen),
         listening: false,
         pid: None,
+        uptime: None,
         memory: None,
+        usage: Usage::default(),
+        sessions: None,
         restarts: 0,
         pending_restart: false,
         reason: "systemd does not know its units".to_owned(),
@@ -357,15 +410,25 @@ fn refused_secret(record: &Record) -> Option<String> {
     })
 }
 
+/// `Result=` in words, where it says all.
+pub fn result_in_words(result: &str) -> &str {
+    match result {
+        "start-limit-hit" => "started too often in a short time",
+        "timeout" => "timed out",
+        "watchdog" => "the server stopped answering",
+        "oom-kill" => "out of memory",
+        "dependency" => "a unit it needs failed",
+        "signal" => "killed by a signal",
+        "core-dump" => "it crashed",
+        "exit-code" => "it ended with an error",
+        other => other,
+    }
+}
+
 /// `Result=` and the exit status in words.
 fn result(unit: &Properties) -> String {
     let status = text(unit, "ExecMainStatus");
     match text(unit, "Result") {
-        "start-limit-hit" => "started too often in a short time".to_owned(),
-        "timeout" => "timed out".to_owned(),
-        "watchdog" => "the server stopped answering".to_owned(),
-        "oom-kill" => "out of memory".to_owned(),
-        "dependency" => "a unit it needs failed".to_owned(),
         "signal" => format!("killed by signal {status}"),
         "exit-code" => match status {
             // Not the main command, but one before or after it.
@@ -379,7 +442,7 @@ fn result(unit: &Properties) -> String {
             "243" => "a secret could not be handed over (243/CREDENTIALS)".to_owned(),
             _ => format!("exit status {status}"),
         },
-        other => other.to_owned(),
+        other => result_in_words(other).to_owned(),
     }
 }
 
@@ -409,67 +472,6 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn ask(record: &Record, status: &mut Status) {
-    // A listener may wait for an address that another host has now (FreeBind=): nothing is sent to it.
-    if !ours(reachable(record.listen).ip()).unwrap_or(false) {
-        status.reason = format!("the host has no address {}", record.listen.ip());
-        return;
-    }
-    let password = match password(record) {
-        Ok(password) => password,
-        // Only root can read it; anybody else sees what systemd sees.
-        Err(error) if error.is_denied() => return,
-        Err(error) => {
-            status.reason = error.to_string();
-            return;
-        }
-    };
-    let login = password.as_ref().map(|password| login(record, password));
-    let path = Dialect::of_major(record.opencode).alive_path;
-    let answer = http::get(reachable(record.listen), path, login, PATIENCE);
-    match answer {
-        Ok(answer) if answer.is_json_success() => {
-            let body: Health = serde_json::from_slice(&answer.body).unwrap_or_default();
-            status.healthy = Some(body.healthy);
-            status.version = body.version.as_deref().map(printable);
-        }
-        Ok(answer) => {
-            status.healthy = Some(false);
-            status.reason = format!("the server answers with status {}", answer.status);
-        }
-        Err(error) => {
-            status.healthy = Some(false);
-            status.reason = format!("no answer through the listener: {error}");
-        }
-    }
-}
-
-/// Whether what is sent to the address stays on this host: a datagram to ourselves comes back.
-///
-/// That it can be bound says nothing: with `net.ipv4.ip_nonlocal_bind`, as hosts have it that take
-/// over each other's addresses, every address can be.
-fn ours(ip: IpAddr) -> io::Result<bool> {
-    let socket = UdpSocket::bind((ip, 0))?;
-    // Connected to itself, it takes nobody else's.
-    socket.connect(socket.local_addr()?)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"?")?;
-    Ok(socket.recv(&mut [0])? == 1)
-}
-
-/// The server's answer to whether it is healthy.
-#[derive(Default, Deserialize)]
-struct Health {
-    #[serde(default)]
-    healthy: bool,
-    version: Option<String>,
-}
-
-/// Text of the agent's making, cut to what a table can hold.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(32).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -492,17 +494,6 @@ mod tests {
             let said = broken(&unit(active, sub, result)).unwrap();
             assert!(said.starts_with("opencode-dns@web.service failed: "), "{said}");
             assert!(said.contains(words) && said.contains("journalctl -u"), "{said}");
-        }
-    }
-
-    #[test]
-    fn only_an_address_of_this_host_is_ours() {
-        for ip in ["127.0.0.1", "127.0.0.2"] {
-            assert_eq!(ours(ip.parse().unwrap()).ok(), Some(true), "{ip}");
-        }
-        // Kept for documents: nobody has them.
-        for ip in ["192.0.2.1", "2001:db8::1"] {
-            assert_ne!(ours(ip.parse().unwrap()).ok(), Some(true), "{ip}");
         }
     }
 }

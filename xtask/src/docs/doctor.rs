@@ -1,0 +1,27 @@
+//! `docs/doctor.md`.
+
+use instances_core::doctor::Code;
+
+pub(super) fn text() -> String {
+    let mut text = format!(
+        "{}# What `doctor` says\n\n\
+         `opencode-instances doctor` looks at the host, with or without instances, and says of each fault what mends it. Codes are\n\
+         stable. `D…` is a finding: the exit status is 4. `N…` is a remark. `--json` gives `findings` and `notes`, each with\n\
+         `code`, `what` and `remedy`. Nothing is changed; root sees all of it, and others are told what they cannot see.\n\n\
+         | code | meaning |\n|---|---|\n",
+        super::HEADER
+    );
+    for code in Code::ALL {
+        let anchor = code.as_str().to_lowercase();
+        text += &format!("| <a href=\"#{anchor}\">{code}</a> | {} |\n", code.title());
+    }
+    for code in Code::ALL {
+        text += &format!(
+            "\n## <a id=\"{}\"></a>{code}: {}\n\n{}\n",
+            code.as_str().to_lowercase(),
+            code.title(),
+            code.explanation()
+        );
+    }
+    text
+}
