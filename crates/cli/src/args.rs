@@ -342,9 +342,9 @@ pub(crate) struct Backup {
     /// Replace a file that is there
     #[arg(long)]
     pub(crate) force: bool,
-    /// How many seconds the server may stand still; then it goes on, and nothing is kept
+    /// How many seconds the server may stand still, at most 15; then it goes on, and nothing is kept
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=600))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=15))]
     pub(crate) freeze_limit: u32,
     /// Only say how much it would be, and what would be left out
     #[arg(long)]

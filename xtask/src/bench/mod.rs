@@ -67,8 +67,10 @@ pub(crate) enum Only {
     Sandbox,
     /// What servers take that nobody uses, beside bare ones.
     Idle,
-    /// Fifty and two hundred servers on one machine, beside bare ones.
+    /// Fifty and two hundred light servers on one machine, beside bare ones.
     Many,
+    /// The same with fifty real ones.
+    Fifty,
     /// Packets through the outbound policy beside a path without rules.
     Network,
     /// The proxy beside a direct connection and systemd's own.
@@ -99,7 +101,10 @@ pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()>
         note(&idle::measure(effort)?, write)?;
     }
     if wanted(Only::Many) {
-        note(&many::measure(rounds)?, write)?;
+        note(&many::light(rounds)?, write)?;
+    }
+    if wanted(Only::Fifty) {
+        note(&many::real(rounds)?, write)?;
     }
     if wanted(Only::Network) {
         note(&network::measure(rounds)?, write)?;

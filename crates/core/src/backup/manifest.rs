@@ -55,6 +55,13 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// The same with at most so many names.
+    #[must_use]
+    pub fn naming(mut self, most: usize) -> Self {
+        self.named.truncate(most);
+        self
+    }
+
     /// Counts one, and names it where there is room.
     pub fn add(&mut self, path: Bytes, why: Why) {
         self.count += 1;
@@ -243,6 +250,10 @@ pub fn read(bytes: &[u8], wanted: &InstanceName) -> Result<Manifest, Refusal> {
 fn judge(manifest: &Manifest) -> Result<(), Refusal> {
     if manifest.entries.len() > ENTRIES {
         return Err(Refusal::Many(manifest.entries.len()));
+    }
+    let named = manifest.left_out.named.len();
+    if named > NAMED {
+        return Err(Refusal::Many(named));
     }
     let mut open: Vec<&TreePath> = Vec::new();
     let mut before: Option<&TreePath> = None;

@@ -90,7 +90,7 @@ pub enum Error {
     Disturbed,
     /// It took too long.
     #[error(
-        "the server stood still for {0} s, which is the limit, and runs again; nothing was kept. Try again, or say a longer --freeze-limit"
+        "the server stood still for {0} s, which is the limit, and runs again; nothing was kept. Run this again when it writes less, or say --freeze-limit 15"
     )]
     Limit(u32),
     /// It is neither up nor down, for too long.
@@ -143,6 +143,9 @@ pub enum Error {
     /// A step said what is no result.
     #[error("{0} said what is no result")]
     Words(String),
+    /// Others than root could change what is written.
+    #[error("{0}; name a file in a directory of root's, or `-` for standard output")]
+    Trust(#[from] trust::Error),
     /// systemd.
     #[error(transparent)]
     Systemd(#[from] systemctl::Error),

@@ -149,7 +149,9 @@ impl<'a> Keeper<'a> {
         if let Some(home) = place.open(identity)? {
             // It may be another than the user's first one.
             let stat = rustix::fs::fstat(&home).map_err(Error::io("look at", &place.home))?;
-            identity.gid = stat.st_gid;
+            if !matches!(stat.st_gid, 0 | 65534) {
+                identity.gid = stat.st_gid;
+            }
         }
         let unit = unit::name(&record.name);
         let state = systemctl::show(std::slice::from_ref(&unit), &["ActiveState"])?;

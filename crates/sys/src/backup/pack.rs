@@ -41,6 +41,8 @@ pub(super) fn pack(
     }
     let mut progress = Progress::new("writing").of(manifest.bytes);
     let mut encoder = zstd::Encoder::new(to, LEVEL).map_err(write)?;
+    // The digests are of files. A byte that is wrong elsewhere, such as in the target of a link, is seen by this.
+    encoder.include_checksum(true).map_err(write)?;
     encoder.include_checksum(true).map_err(write)?;
     let zeros = [0; END];
     let mut put = |bytes: &[u8]| encoder.write_all(bytes).map_err(write);

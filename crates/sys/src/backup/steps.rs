@@ -21,6 +21,8 @@ use crate::installed::Record;
 
 /// The list of copies, among them.
 const INDEX: &str = "index";
+/// So many of the things that were left out are named to the operator; the manifest names more.
+const NAMED: usize = 20;
 const NEW: &str = "index.new";
 
 /// A step, as `keep` is asked for it.
@@ -132,7 +134,11 @@ fn copying(record: &Record, told: &Told) -> Result<(), Error> {
         store(copies.as_fd(), &index)?;
     }
     let entries = index.entries.len() as u64;
-    say(&Said::Counted(Count { entries, bytes: index.bytes(), left_out: index.left_out }))
+    say(&Said::Counted(Count {
+        entries,
+        bytes: index.bytes(),
+        left_out: index.left_out.naming(NAMED),
+    }))
 }
 
 fn packing(record: &Record, told: &Told) -> Result<(), Error> {
@@ -168,7 +174,7 @@ fn unpacking(record: &Record, told: &Told) -> Result<(), Error> {
     say(&Said::Counted(Count {
         entries: manifest.entries.len() as u64,
         bytes: manifest.bytes,
-        left_out: manifest.left_out,
+        left_out: manifest.left_out.naming(NAMED),
     }))
 }
 

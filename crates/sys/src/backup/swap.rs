@@ -20,6 +20,8 @@ use super::place::{Place, TREE, remove};
 
 /// The note, in the directory around.
 const NOTE: &str = "swap.json";
+/// How many previous states may have one time.
+const NAMES: usize = 100;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -56,25 +58,29 @@ pub(super) fn swap(place: &Place, time: &str) -> Result<Option<PathBuf>, Error> 
 /// Where the previous state is now, if there was one.
 pub(super) fn finish(place: &Place) -> Result<Option<PathBuf>, Error> {
     let around = place.restore();
-    let noted = read(&around)?;
-    let swapped = match &noted {
-        Some(noted) => number(&place.home)? == Some(noted.inode),
-        None => false,
-    };
-    let Some(noted) = noted.filter(|_| swapped) else {
+    // What is beside the state is the new one as long as it has the number that was noted, and the previous one after that.
+    let (noted, beside) = (read(&around)?, number(&around.join(TREE))?);
+    let Some(noted) = noted.filter(|noted| beside.is_some_and(|beside| beside != noted.inode))
+    else {
         remove(&around)?;
         return Ok(None);
     };
-    if number(&around.join(TREE))?.is_none() {
-        // There was no state before.
-        remove(&around)?;
-        return Ok(None);
-    }
-    let before = place.before(&noted.time);
-    renameat_with(CWD, &around, CWD, &before, RenameFlags::NOREPLACE)
-        .map_err(Error::io("keep the previous state as", &before))?;
+    let before = named(place, &around, &noted.time)?;
     sync(place.parent())?;
     Ok(Some(before))
+}
+
+/// Gives the directory around the previous state its name; the next one that is free, for two restores may have one time.
+fn named(place: &Place, around: &Path, time: &str) -> Result<PathBuf, Error> {
+    let mut before = place.before(time);
+    for number in 1..=NAMES {
+        match renameat_with(CWD, around, CWD, &before, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(before),
+            Err(Errno::EXIST) => before = place.before(&format!("{time}.{number}")),
+            Err(errno) => return Err(Error::io("keep the previous state as", &before)(errno)),
+        }
+    }
+    Err(Error::io("keep the previous state as", &before)(Errno::EXIST))
 }
 
 fn note(around: &Path, note: &Note) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::Error;
 use crate::installed::Record;
+use crate::trust;
 
 /// A file that is being written beside its place.
 #[derive(Debug)]
@@ -28,8 +29,16 @@ impl Target {
         let Some(name) = path.file_name() else {
             return Err(Error::state(path, "names no file", "name one below"));
         };
-        if !force && fs::symlink_metadata(path).is_ok() {
-            return Err(Error::Exists(path.to_owned()));
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.is_file() => {
+                return Err(Error::state(
+                    path,
+                    "is no regular file",
+                    "name `-` for standard output, or a file, and not",
+                ));
+            }
+            Ok(_) if !force => return Err(Error::Exists(path.to_owned())),
+            _ => {}
         }
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -41,6 +50,8 @@ impl Target {
                 return Err(Error::Within { path: path.to_owned(), place: place.clone() });
             }
         }
+        // Whoever else could replace what is in it, and it could be another instance, could choose what is written and what is kept.
+        trust::directory_of_root(&real)?;
         let new = real.join(format!(".{}.opencode-new", name.display()));
         // What a run that was killed has left.
         match fs::remove_file(&new) {

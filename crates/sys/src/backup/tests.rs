@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use instances_core::backup::DEPTH;
@@ -145,7 +146,10 @@ fn tar(manifest: &[u8], members: &[(Vec<u8>, &[u8])]) -> Vec<u8> {
 }
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 3).unwrap()
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// What stands before data, and the data.
@@ -242,6 +246,33 @@ fn only_files_directories_and_links_of_the_user_are_taken() {
     assert_eq!(fs::metadata(stage.new.join("second")).unwrap().nlink(), 1);
     assert!(fs::symlink_metadata(stage.new.join("shadow")).unwrap().is_symlink());
     assert_eq!(fs::read_dir(&stage.new).unwrap().count(), 3);
+}
+
+/// The kernel has whoever opens such a file wait until its holder gives the lease up, and one that stands still never does.
+#[test]
+fn a_leased_file_holds_up_nobody() {
+    let stage = Stage::new();
+    stage.put("leased", "mine");
+    stage.put("other", "text");
+    let lease = "import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = open(sys.argv[1], 'r+')
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+sys.stdin.read()";
+    let mut holder = Command::new("python3")
+        .args(["-c", lease])
+        .arg(stage.home.join("leased"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    holder.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(stage.round(), [("leased".to_owned(), Why::Unreadable)]);
+    assert_eq!(fs::read_to_string(stage.new.join("other")).unwrap(), "text");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
 }
 
 #[test]

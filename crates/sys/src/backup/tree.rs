@@ -35,6 +35,10 @@ pub(super) trait Visitor {
     fn left_out(&mut self, path: Bytes, why: Why) -> Result<(), Error>;
 }
 
+/// How often a name is opened. The kernel has it opened again where it could not be sure during a rename elsewhere; and
+/// for as long as the agent, which may stand still, holds a lease of the file.
+const TRIES: usize = 64;
+
 /// Opens a name in a directory.
 pub(super) fn open(
     directory: BorrowedFd<'_>,
@@ -42,13 +46,14 @@ pub(super) fn open(
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let always = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    loop {
-        match fs::openat2(directory, name, flags | always, Mode::empty(), WITHIN) {
-            // The kernel says so where it could not be sure during a rename elsewhere.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            result => return result,
+    let mut result = Err(Errno::AGAIN);
+    for _ in 0..TRIES {
+        result = fs::openat2(directory, name, flags | always, Mode::empty(), WITHIN);
+        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
         }
     }
+    result
 }
 
 /// Walks all that is below HOME.
@@ -157,7 +162,7 @@ impl Walk {
         };
         let opened = match open(directory, name, flags) {
             Ok(opened) => opened,
-            Err(Errno::ACCESS | Errno::PERM) => return Ok(Some(Why::Unreadable)),
+            Err(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => return Ok(Some(Why::Unreadable)),
             Err(Errno::XDEV) => return Ok(Some(Why::Mount)),
             // Something else has the name by now.
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV) => {

@@ -23,14 +23,17 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// For how long after its start a machine is asked at least.
 const LEAST: Duration = Duration::from_secs(10);
 
-/// The fleets that are compared, each after its baseline.
-const FLEETS: [Fleet; 9] = [
+/// The fleets that are compared, each after its baseline: of light servers,
+const LIGHT: &[Fleet] = &[
     Fleet { kind: Kind::Bare, server: Server::Light, count: 50 },
     Fleet { kind: Kind::Boot, server: Server::Light, count: 50 },
     Fleet { kind: Kind::Demand, server: Server::Light, count: 50 },
     Fleet { kind: Kind::Bare, server: Server::Light, count: 200 },
     Fleet { kind: Kind::Boot, server: Server::Light, count: 200 },
     Fleet { kind: Kind::Demand, server: Server::Light, count: 200 },
+];
+/// and of real ones.
+const REAL: &[Fleet] = &[
     Fleet { kind: Kind::Bare, server: Server::Real, count: 50 },
     Fleet { kind: Kind::Boot, server: Server::Real, count: 50 },
     Fleet { kind: Kind::AtOnce, server: Server::Real, count: 50 },
@@ -54,19 +57,29 @@ struct Sample {
     process: [f64; 2],
 }
 
-pub(super) fn measure(rounds: usize) -> Result<Part> {
+/// Of light servers.
+pub(super) fn light(rounds: usize) -> Result<Part> {
+    measure("many", "Many light servers on one machine", LIGHT, rounds)
+}
+
+/// Of real ones.
+pub(super) fn real(rounds: usize) -> Result<Part> {
+    measure("fifty", "Fifty real servers on one machine", REAL, rounds)
+}
+
+fn measure(name: &'static str, title: &str, fleets: &[Fleet], rounds: usize) -> Result<Part> {
     install::missing()?;
     engine::build()?;
-    let mut all: Vec<Vec<Sample>> = vec![Vec::new(); FLEETS.len()];
+    let mut all: Vec<Vec<Sample>> = vec![Vec::new(); fleets.len()];
     for round in 1..=rounds {
-        for (fleet, samples) in FLEETS.iter().zip(&mut all) {
+        for (fleet, samples) in fleets.iter().zip(&mut all) {
             let what = format!("round {round}: {}", fleet.words());
             let sample = during(&what, || one(*fleet)).with_context(|| fleet.words())?;
             say(&format!("{sample:?}"));
             samples.push(sample);
         }
     }
-    report(rounds, &all)
+    report(name, title, fleets, rounds, &all)
 }
 
 fn one(fleet: Fleet) -> Result<Sample> {
@@ -125,9 +138,15 @@ fn mib(bytes: f64) -> f64 {
     bytes / f64::from(1 << 20)
 }
 
-fn report(rounds: usize, all: &[Vec<Sample>]) -> Result<Part> {
+fn report(
+    name: &'static str,
+    title: &str,
+    fleets: &[Fleet],
+    rounds: usize,
+    all: &[Vec<Sample>],
+) -> Result<Part> {
     let mut text = format!(
-        "## Many servers on one machine\n\n\
+        "## {title}\n\n\
          A fresh machine for each line, {rounds} round{}, medians where there are more. `apply` is from a machine without servers until all are ready, by \
          `opencode-instances apply`; bare, by `systemctl daemon-reload` and the start of a target of plain services without \
          any sandbox, each with a short program that waits until the port is open. `again` is the same once more, with \
@@ -135,7 +154,7 @@ fn report(rounds: usize, all: &[Vec<Sample>]) -> Result<Part> {
          grown by, both {} s after the last was ready. `boot` is from the start of systemd to the last server's readiness after a reboot; \
          on demand, to the last listener's. From then to there, and for {} s at least, a program in the machine asks systemd a question and starts a \
          process that does nothing, ten times a second: the columns are the median and the longest of these waits. The ratios are to the \
-         bare servers of the same number and kind, of memory without PID 1. The light server is a small Python program in \
+         bare servers of the same number and kind, of memory without PID 1. A light server is a small Python program in \
          the place of opencode. What a packet costs with 200 instances up stands with the outbound policy.\n\n\
          | servers | apply | ratio | again | memory | ratio | processes | PID 1 | boot | ratio | systemd answers | a process |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -146,7 +165,7 @@ fn report(rounds: usize, all: &[Vec<Sample>]) -> Result<Part> {
     let mut data = serde_json::Map::new();
     let mut drawn = Vec::new();
     let mut bare: &[Sample] = &[];
-    for (fleet, samples) in FLEETS.iter().zip(all) {
+    for (fleet, samples) in fleets.iter().zip(all) {
         if fleet.kind == Kind::Bare {
             bare = samples;
         }
@@ -195,6 +214,6 @@ fn report(rounds: usize, all: &[Vec<Sample>]) -> Result<Part> {
     }
     let title = "From the start of systemd until the last server is ready, and ratio to bare";
     let svg = chart::bars(title, &[], &drawn);
-    let charts = vec![Chart { name: "many", words: title.to_owned(), svg }];
-    Ok(Part { name: "many", text, data: Value::Object(data), charts })
+    let charts = vec![Chart { name, words: title.to_owned(), svg }];
+    Ok(Part { name, text, data: Value::Object(data), charts })
 }
