@@ -113,7 +113,7 @@ that writes into a directory of all."
     NestedNeedsMore "N0901" "unprivileged user namespaces are restricted"
 "A sandbox within the sandbox (`sandbox.allowNestedSandbox`) cannot be made. Nothing else needs them."
     KeptState "N1001" "a state directory that was kept"
-"`apply` and `remove` keep the state of instances on purpose. If nobody wants it back, it can go."
+"`apply` and `remove` keep the state of instances on purpose, and what restores put aside of it. If nobody wants it back, it can go."
     KeptUser "N1002" "a user that was kept"
 "Files may belong to it, so it is kept on purpose. Its number is given to nobody else as long as it is there."
 }
