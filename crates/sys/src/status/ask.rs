@@ -10,7 +10,7 @@ use instances_core::dialect::{self, Dialect};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{State, Status, login, password, reachable};
+use super::{State, Status, joined, login, password, reachable};
 use crate::http::{self, Login};
 use crate::installed::Record;
 
@@ -61,8 +61,13 @@ pub(super) fn all(records: &[Record], all: &mut [Status], depth: Depth) {
         }
     });
     for (_, status) in queue.into_inner().into_iter().flatten() {
-        "not asked: too many servers did not answer".clone_into(&mut status.reason);
+        not_asked(status);
     }
+}
+
+fn not_asked(status: &mut Status) {
+    let words = "not asked: too many servers did not answer".to_owned();
+    status.reason = joined(words, &status.reason);
 }
 
 fn work<'a>(
@@ -206,6 +211,24 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::unknown;
+
+    #[test]
+    fn one_that_is_not_asked_keeps_its_reason() {
+        let record = serde_json::json!({
+            "version": 1, "name": "web", "directory": "/srv/web", "stateDir": "/srv/state",
+            "user": "web", "listen": "127.0.0.1:4101", "autoStart": true, "authEnable": false
+        });
+        let mut status = unknown(&serde_json::from_value(record).unwrap());
+        let words = "not asked: too many servers did not answer";
+        for (reason, expected) in
+            [("", words.to_owned()), ("a socket is gone", format!("{words}; a socket is gone"))]
+        {
+            reason.clone_into(&mut status.reason);
+            not_asked(&mut status);
+            assert_eq!(status.reason, expected);
+        }
+    }
 
     #[test]
     fn only_an_address_of_this_host_is_ours() {
