@@ -109,12 +109,14 @@ fn put_aside(name: &str) -> Option<&str> {
     Some(state)
 }
 
-/// Whether an instance would lose state with the directory, as both are written or as links lead.
+/// Whether an instance would lose its state or project with the directory, as both are written or as links lead.
 fn uses(record: &Record, directory: &Path) -> bool {
-    let state = Path::new(&record.state_dir);
     let meet = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    meet(state, directory) || meet(&real(state), &real(directory))
+    [&record.state_dir, &record.directory]
+        .into_iter()
+        .map(Path::new)
+        .any(|own| meet(own, directory) || meet(&real(own), &real(directory)))
 }
 
 /// Whether a unit's file is of our making: others have units of such names too.
