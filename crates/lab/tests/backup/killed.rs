@@ -109,6 +109,17 @@ fn reset(machine: &Machine) {
     assert_eq!(state(machine), OLD);
 }
 
+/// A script beside a restore that has read the beginning of its archive, and waits for the rest at descriptor 3.
+fn slowly(machine: &Machine, script: &str) {
+    let script = format!(
+        "rm -f /run/slow; mkfifo /run/slow
+         (opencode-instances restore web - </run/slow 2>/dev/null || true) &
+         exec 3>/run/slow; head -c 4096 /root/b >&3
+         {script}"
+    );
+    sh(machine, &script);
+}
+
 fn a_restore(machine: &Machine) {
     for number in 1.. {
         let killed = killed(machine, "restore web /root/b", "clone,clone3,vfork", number);
@@ -122,18 +133,21 @@ fn a_restore(machine: &Machine) {
         }
     }
     // The one that unpacks: nothing has changed.
-    let script = "(opencode-instances restore web /root/b 2>/dev/null || true) & \
-                  until systemctl kill -s KILL opencode-keep@web.service 2>/dev/null; do :; done; wait";
-    sh(machine, script);
+    slowly(
+        machine,
+        "until systemctl kill -s KILL opencode-keep@web.service 2>/dev/null; do :; done; wait",
+    );
     settle(machine);
     assert!(!assert_whole(machine, "the one that unpacks"));
     reset(machine);
     // Whoever starts it meanwhile waits.
-    let script = "opencode-instances restore web /root/b 2>/dev/null & \
-                  until systemctl is-active -q opencode-keep@web || \
-                        [ \"$(systemctl show -P ActiveState opencode-keep@web)\" = activating ]; do :; done; \
-                  opencode-instances start web; wait; opencode-instances stop web";
-    sh(machine, script);
+    slowly(
+        machine,
+        "until [ \"$(systemctl show -P ActiveState opencode-keep@web)\" = activating ]; do :; done
+         opencode-instances start web 3>&- &
+         until systemctl list-jobs | grep -q opencode-web.service; do :; done
+         tail -c +4097 /root/b >&3; exec 3>&-; wait; opencode-instances stop web",
+    );
     assert!(assert_whole(machine, "a start in the midst"));
     reset(machine);
     done(machine, "start web");
