@@ -69,6 +69,11 @@ pub fn booted() -> bool {
 /// A unit's properties, by name.
 pub type Properties = BTreeMap<String, String>;
 
+/// What a property says, where it says anything.
+pub(crate) fn text<'a>(unit: &'a Properties, name: &str) -> &'a str {
+    unit.get(name).map(String::as_str).unwrap_or_default()
+}
+
 /// The properties of units, in the order asked for; unknown units are `inactive` to systemd.
 pub fn show(units: &[String], properties: &[&str]) -> Result<Vec<Properties>, Error> {
     show_by("systemctl", units, properties)

@@ -16,7 +16,7 @@ use super::Error;
 use super::place::Place;
 use super::unit::{Said, say};
 use crate::installed::Record;
-use crate::systemctl::{self, Properties};
+use crate::systemctl::{self, Properties, text};
 
 /// What the look at the end is held against.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -34,10 +34,6 @@ enum State {
     Down,
     /// Neither.
     Between,
-}
-
-fn text<'a>(unit: &'a Properties, name: &str) -> &'a str {
-    unit.get(name).map(String::as_str).unwrap_or_default()
 }
 
 fn look(record: &Record, systemctl: &str) -> Result<State, Error> {

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::installed::Record;
 use crate::lock::{self, Lock};
-use crate::systemctl::{self, Properties};
+use crate::systemctl::{self, text};
 pub use error::Error;
 pub use identity::Identity;
 use place::Place;
@@ -193,10 +193,6 @@ impl<'a> Keeper<'a> {
             thaws: None,
         }
     }
-}
-
-fn text<'a>(unit: &'a Properties, name: &str) -> &'a str {
-    unit.get(name).map(String::as_str).unwrap_or_default()
 }
 
 fn counted(said: &[Said]) -> Result<Count, Error> {

@@ -19,7 +19,7 @@ use self::ask::Depth;
 use crate::files::Root;
 use crate::http::Login;
 use crate::installed::Record;
-use crate::systemctl::{self, Properties};
+use crate::systemctl::{self, Properties, text};
 use crate::{auth, shell, trust};
 
 /// What an instance is doing.
@@ -208,10 +208,6 @@ fn state_of(
         }
         state => state,
     }
-}
-
-fn text<'a>(properties: &'a Properties, name: &str) -> &'a str {
-    properties.get(name).map(String::as_str).unwrap_or_default()
 }
 
 /// The instance as systemd sees it, and what is wrong beside its server.
