@@ -56,10 +56,10 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         start_writer(&machine, round == 0)?;
         let (total, frozen) = backup(&machine)?;
         let copy = format!(
-            "rm -f /root/copy.db; sqlite3 {DATABASE} '.timeout 30000' '.backup /root/copy.db'"
+            "rm -f /root/copy.db; sqlite3 {DATABASE} '.timeout 30000' \"VACUUM INTO '/root/copy.db'\""
         );
         let online = timed(&machine, &copy)?;
-        machine.sh("opencode-instances stop web; pkill -KILL -f writer.py; true")?.ok()?;
+        machine.sh("opencode-instances stop web; pkill -KILL -f [w]riter.py || true")?.ok()?;
         let archive = format!(
             "tar -C {HOME} --exclude=./.cache --exclude=./.npm --exclude=node_modules \
              -cf - . | zstd -q -3 -f -o /root/plain"
