@@ -80,3 +80,16 @@ pub(crate) fn run(check: bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// A line of a table for each code, and then what is to be said of it: code, title and explanation.
+fn codes<'a>(all: impl Iterator<Item = [&'a str; 3]> + Clone) -> String {
+    let mut text = String::new();
+    for [code, title, _] in all.clone() {
+        text += &format!("| <a href=\"#{}\">{code}</a> | {title} |\n", code.to_lowercase());
+    }
+    for [code, title, explanation] in all {
+        let anchor = code.to_lowercase();
+        text += &format!("\n## <a id=\"{anchor}\"></a>{code}: {title}\n\n{explanation}\n");
+    }
+    text
+}

@@ -1,15 +1,13 @@
 //! The stable codes of all diagnostics, with the text that `explain CODE` prints.
 
-use std::fmt;
 use std::str::FromStr;
-
-use serde::{Serialize, Serializer};
 
 use crate::diagnostic::Severity;
 
+/// The stable codes of one kind, each with its title and its explanation.
 macro_rules! codes {
-    ($($name:ident $text:literal $title:literal $explanation:literal)*) => {
-        /// A diagnostic's stable code. `E…` refuses the specification, `W…` remarks on it.
+    ($(#[$about:meta])* $($name:ident $text:literal $title:literal $explanation:literal)*) => {
+        $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $(#[doc = $title] $name,)*
@@ -19,7 +17,7 @@ macro_rules! codes {
             /// Every code, in order.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The code as printed, `E0301`.
+            /// The code as printed.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -29,15 +27,29 @@ macro_rules! codes {
                 match self { $(Self::$name => $title,)* }
             }
 
-            /// Why it is refused and what to do, in Markdown.
+            /// What follows from it, in Markdown.
             pub fn explanation(self) -> &'static str {
                 match self { $(Self::$name => $explanation,)* }
             }
         }
+
+        impl std::fmt::Display for Code {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for Code {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
     };
 }
+pub(crate) use codes;
 
 codes! {
+    /// A diagnostic's stable code. `E…` refuses the specification, `W…` remarks on it.
     Syntax "E0101" "the text is not valid TOML or JSON"
 "The file could not be read as TOML, or as JSON where its name ends in `.json`. Nothing else is
 checked until it can be read."
@@ -341,18 +353,6 @@ impl Code {
     /// Errors refuse, warnings remark.
     pub fn severity(self) -> Severity {
         if self.as_str().starts_with('E') { Severity::Error } else { Severity::Warning }
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }
 

@@ -11,17 +11,8 @@ pub(super) fn text() -> String {
          | code | meaning |\n|---|---|\n",
         super::HEADER
     );
-    for code in Code::ALL {
-        let anchor = code.as_str().to_lowercase();
-        text += &format!("| <a href=\"#{anchor}\">{code}</a> | {} |\n", code.title());
-    }
-    for code in Code::ALL {
-        text += &format!(
-            "\n## <a id=\"{}\"></a>{code}: {}\n\n{}\n",
-            code.as_str().to_lowercase(),
-            code.title(),
-            code.explanation()
-        );
-    }
+    text += &super::codes(
+        Code::ALL.iter().map(|code| [code.as_str(), code.title(), code.explanation()]),
+    );
     text
 }

@@ -1,40 +1,9 @@
 //! The stable codes of what `doctor` says, with the text of `docs/doctor.md`.
 
-use std::fmt;
-
-use serde::{Serialize, Serializer};
-
-macro_rules! codes {
-    ($($name:ident $text:literal $title:literal $explanation:literal)*) => {
-        /// The stable code of what `doctor` says of a host. `D…` is a finding, `N…` is a remark.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Code {
-            $(#[doc = $title] $name,)*
-        }
-
-        impl Code {
-            /// Every code, in order.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            /// The code as printed, `D0101`.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-
-            /// One line: what the code means.
-            pub fn title(self) -> &'static str {
-                match self { $(Self::$name => $title,)* }
-            }
-
-            /// What follows from it, in Markdown.
-            pub fn explanation(self) -> &'static str {
-                match self { $(Self::$name => $explanation,)* }
-            }
-        }
-    };
-}
+use crate::code::codes;
 
 codes! {
+    /// The stable code of what `doctor` says of a host. `D…` is a finding, `N…` is a remark.
     NoSystemd "D0101" "systemd does not run"
 "Instances are units. Files can be rendered without systemd, and nothing can be started."
     OldSystemd "D0102" "a systemd that is too old"
@@ -122,17 +91,5 @@ impl Code {
     /// Whether something should be done.
     pub fn is_finding(self) -> bool {
         self.as_str().starts_with('D')
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }

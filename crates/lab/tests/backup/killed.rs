@@ -2,7 +2,7 @@
 
 use instances_lab::Machine;
 
-use crate::view::{assert_healthy, done, engine, sh};
+use crate::view::{assert_healthy, done, engine, killed, sh};
 use crate::{STATES, beside, is_frozen, own, refused, settle, with_stand_in};
 
 #[test]
@@ -17,21 +17,6 @@ fn whoever_is_killed_leaves_a_server_that_runs_and_a_state_that_is_whole() {
     own(machine, "echo second >kept");
     a_restore(machine);
     the_exchange(machine);
-}
-
-/// Runs a command until its Nth call of that name; false if it has ended before.
-fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
-    let script = format!(
-        "strace -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} \
-         opencode-instances {command} 2>/root/narration || echo $?"
-    );
-    match sh(machine, &script).as_str() {
-        "137" => true,
-        "" => false,
-        other => {
-            panic!("{command} ended with {other}: {}", machine.get("/root/narration").unwrap())
-        }
-    }
 }
 
 /// The one that copies while the server stands still, and systemd-run, which waits for it.

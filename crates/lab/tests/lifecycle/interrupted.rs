@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use instances_lab::{Machine, fleet, stand_in, unavailable};
 
-use crate::view::{SOON, apply, assert_healthy, done, engine, pid, sh, wait_until_served};
+use crate::view::{SOON, apply, assert_healthy, done, engine, killed, pid, sh, wait_until_served};
 
 const KEPT: &str = "[instances.kept]\ndirectory = \"/srv/kept\"\nlisten.port = 4101\n";
 const MOVED: &str = "[instances.moved]\ndirectory = \"/srv/moved\"\nlisten.port = 4102\n";
@@ -80,21 +80,6 @@ fn accounts_that_a_power_cut_left_unmade_are_made_by_the_next_apply() {
     assert_eq!(sh(&machine, "stat -c '%U %a' /srv/state"), "opencode-moved 700");
     assert_eq!(pid(&machine, "kept"), kept, "the other instance was restarted");
     assert!(done(&machine, "plan").ends_with("nothing to do\n"));
-}
-
-/// Runs `apply` until its Nth call of that name; false if it has ended before.
-fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
-    let script = format!(
-        "strace -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} \
-         opencode-instances {command} 2>/root/narration || echo $?"
-    );
-    match sh(machine, &script).as_str() {
-        "137" => true,
-        "" => false,
-        other => {
-            panic!("{command} ended with {other}: {}", machine.get("/root/narration").unwrap())
-        }
-    }
 }
 
 /// The calls, and which of them: 1 for all, 2 for every other, and so on.

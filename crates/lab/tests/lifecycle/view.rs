@@ -109,3 +109,18 @@ pub(crate) fn units(instance: &str) -> [String; 4] {
         format!("opencode-net@{instance}.service"),
     ]
 }
+
+/// Runs a command until its Nth call of that name; false if it has ended before.
+pub(crate) fn killed(machine: &Machine, command: &str, call: &str, number: usize) -> bool {
+    let script = format!(
+        "strace -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} \
+         opencode-instances {command} 2>/root/narration || echo $?"
+    );
+    match sh(machine, &script).as_str() {
+        "137" => true,
+        "" => false,
+        other => {
+            panic!("{command} ended with {other}: {}", machine.get("/root/narration").unwrap())
+        }
+    }
+}
