@@ -99,6 +99,7 @@ fn slowly(machine: &Machine, script: &str) {
     let script = format!(
         "rm -f /run/slow; mkfifo /run/slow
          (opencode-instances restore web - </run/slow 2>/dev/null || true) &
+         restore=$!
          exec 3>/run/slow; head -c 4096 /root/b >&3
          {script}"
     );
@@ -120,7 +121,9 @@ fn a_restore(machine: &Machine) {
     // The one that unpacks: nothing has changed.
     slowly(
         machine,
-        "until systemctl kill -s KILL opencode-keep@web.service 2>/dev/null; do :; done; wait",
+        "while kill -0 $restore 2>/dev/null; do
+           systemctl kill -s KILL opencode-keep@web.service 2>/dev/null || :
+         done; wait",
     );
     settle(machine);
     assert!(!assert_whole(machine, "the one that unpacks"));
