@@ -560,7 +560,7 @@ let
         example = [ "debug-calls" ];
         description = ''
           Protections of the server and the scripts that are given up, by the names that
-          `docs/sandbox.md` explains. Each one is warned of with what it gives away.
+          `docs/reference/controls.md` explains. Each one is warned of with what it gives away.
         '';
       });
       allowNestedSandbox = inherited "sandbox.allowNestedSandbox" (mkOption {
@@ -608,7 +608,7 @@ let
           path of a socket, or `PATH:PLACE` for another place in the sandbox. No other socket of the
           host is there. With `-` in front one may be missing when the server starts; it appears
           when its service makes it, and follows when that restarts. A service often gives more than
-          its own data: see `docs/sandbox.md`.
+          its own data: see `docs/explanation/sandbox.md`.
         '';
       });
     };

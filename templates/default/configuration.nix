@@ -20,7 +20,7 @@
   };
 
   # The projects themselves are yours to make. Here each belongs to its instance; others are in
-  # docs/operating.md, for projects that humans work in as well.
+  # docs/how-to/operating.md, for projects that humans work in as well.
   systemd.tmpfiles.settings.projects = lib.mapAttrs' (
     _: instance:
     lib.nameValuePair instance.directory {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use instances_lab::Release;
 
-use crate::{bench, demo, docs, fuzz, guest, lab, test};
+use crate::{bench, deb, demo, docs, fuzz, guest, lab, test};
 
 /// The project's own chores
 #[derive(Debug, Parser)]
@@ -28,6 +28,12 @@ enum Chore {
         #[arg(long)]
         keep: bool,
     },
+    /// Make the Debian package, and print where it is
+    Deb {
+        /// The one that tests install: of the engine that machines run, which is built faster
+        #[arg(long)]
+        lab: bool,
+    },
     /// Write the documents that are generated from the code: references and the JSON Schema
     Docs {
         /// Write nothing; fail if a document is not what the code says
@@ -45,7 +51,9 @@ enum Chore {
         /// Measure this part alone
         #[arg(long)]
         only: Option<bench::Only>,
-        /// Put each part that was measured in the place of its section of docs/benchmarks.md
+        #[command(flatten)]
+        sizes: bench::Sizes,
+        /// Put each part that was measured in the place of its section of docs/reference/benchmarks.md
         #[arg(long)]
         write: bool,
     },
@@ -94,11 +102,13 @@ impl Cli {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match self.chore {
             Chore::Test => return test::run(),
-            Chore::Bench { rounds, window, only, write } => {
+            Chore::Bench { rounds, window, only, sizes, write } => {
                 let window = Duration::from_secs(window);
-                bench::run(bench::Effort { rounds, window }, only, write)?;
+                bench::run(bench::Effort { rounds, window }, only, &sizes, write)?;
             }
             Chore::Fuzz { seconds } => fuzz::run(seconds)?,
+            Chore::Deb { lab: false } => deb::run()?,
+            Chore::Deb { lab: true } => deb::for_tests()?,
             Chore::Demo { keep } => demo::run(keep)?,
             Chore::Docs { check } => docs::run(check)?,
             Chore::Lab(Lab::Install) => lab::install()?,

@@ -1,12 +1,14 @@
 //! `cargo xtask docs`: the documents that come from the code.
 //!
 //! Each one is a function of the code's own tables; only the guide in `options.rs`, and what stands
-//! around the marks of `docs/sandbox.md` and `docs/threat-model.md`, is written by hand.
+//! around the marks of `docs/reference/controls.md`, `docs/reference/reliability.md` and `docs/explanation/threat-model.md`,
+//! is written by hand.
 
 mod commands;
 mod controls;
 mod diagnostics;
 mod doctor;
+mod faults;
 mod nix;
 mod options;
 mod schema;
@@ -37,14 +39,15 @@ fn between(path: &str, part: &str) -> Result<String> {
 }
 
 /// Every generated document.
-fn all() -> Result<[(&'static str, String); 9]> {
+fn all() -> Result<[(&'static str, String); 10]> {
     Ok([
-        ("docs/commands.md", commands::text()),
-        ("docs/diagnostics.md", diagnostics::text()),
-        ("docs/doctor.md", doctor::text()),
-        ("docs/configuration.md", options::text()),
-        ("docs/sandbox.md", controls::text()?),
-        ("docs/threat-model.md", threats::text()?),
+        ("docs/reference/commands.md", commands::text()),
+        ("docs/reference/diagnostics.md", diagnostics::text()),
+        ("docs/reference/doctor.md", doctor::text()),
+        ("docs/reference/configuration.md", options::text()),
+        ("docs/reference/controls.md", controls::text()?),
+        ("docs/reference/reliability.md", faults::text()?),
+        ("docs/explanation/threat-model.md", threats::text()?),
         ("nix/instance-options.nix", nix::text()?),
         ("nix/fleet-options.nix", nix::fleet()?),
         ("schema/spec.schema.json", schema::text()?),

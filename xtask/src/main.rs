@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod deb;
 mod demo;
 mod docs;
 mod engine;

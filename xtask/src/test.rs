@@ -9,7 +9,7 @@ use instances_lab::progress::say;
 use instances_lab::{install, place};
 
 use crate::engine::{self, cargo};
-use crate::{demo, docs, fuzz, guest, lab};
+use crate::{deb, demo, docs, fuzz, guest, lab};
 
 /// One check, and how it is done. Later steps run even when an earlier one has failed.
 struct Step {
@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     Step { name: "formatting", run: || check(cargo().args(["fmt", "--all", "--check"])) },
     Step { name: "lints", run: lints },
     Step { name: "engine", run: || engine::build().map(|()| Tally::default()) },
+    Step { name: "package", run: || deb::for_tests().map(|()| Tally::default()) },
     Step { name: "documentation", run: documentation },
     Step { name: "generated documents", run: || docs::run(true).map(|()| Tally::default()) },
     Step { name: "tests", run: tests },

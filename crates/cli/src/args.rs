@@ -67,7 +67,7 @@ pub(crate) enum Command {
     Rotate(Name),
     /// Keep the state of an instance in one file, while it runs
     Backup(Backup),
-    /// Put the state in a backup's place, or remove what a restore has put aside
+    /// Put the state of a backup in the place of the instance's, or remove what a restore has put aside
     Restore(Restore),
     /// Print the schema of opencode's configuration, of a package or as shipped
     Schema(Schema),
@@ -551,6 +551,12 @@ pub(crate) struct Prepare {
     /// The user's shell inside
     #[arg(long)]
     pub(crate) shell: String,
+    /// A generated file that the sandbox's /etc has a link to; may be repeated
+    #[arg(long)]
+    pub(crate) etc: Vec<String>,
+    /// Show programs at /bin and its like, which are links into /usr
+    #[arg(long)]
+    pub(crate) merged_usr: bool,
     /// Make a password unless there is one
     #[arg(long)]
     pub(crate) password: bool,

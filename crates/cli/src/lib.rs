@@ -5,6 +5,8 @@
 mod args;
 mod cmd;
 mod exit;
+#[cfg(test)]
+mod malformed;
 mod out;
 mod report;
 mod spec;
@@ -16,7 +18,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, Command};
 use exit::Exit;
 
-/// The description that help texts, completions, the man page and `docs/commands.md` come from.
+/// The description that help texts, completions, the man page and `docs/reference/commands.md` come from.
 pub fn command() -> clap::Command {
     Cli::command()
 }

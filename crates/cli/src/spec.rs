@@ -87,22 +87,29 @@ pub(crate) fn desired(
     spec: &args::Spec,
     host: &args::Host,
 ) -> Result<Result<(Desired, HostFacts), Exit>, Box<dyn Error>> {
-    let source = source(&spec.spec)?;
-    match judge(&source) {
+    desired_of(&source(&spec.spec)?, host)
+}
+
+/// The same for a text that was read.
+pub(crate) fn desired_of(
+    source: &Source,
+    host: &args::Host,
+) -> Result<Result<(Desired, HostFacts), Exit>, Box<dyn Error>> {
+    match judge(source) {
         Ok((spec, warnings)) => {
-            print(&source, &warnings);
+            print(source, &warnings);
             let mut facts = facts(host)?;
-            let unsuited = suited(&source, &spec, &mut facts, host);
-            print(&source, &unsuited);
+            let unsuited = suited(source, &spec, &mut facts, host);
+            print(source, &unsuited);
             if errors(&unsuited).next().is_some() {
-                out::note(refused(&source, &unsuited));
+                out::note(refused(source, &unsuited));
                 return Ok(Err(Exit::Invalid));
             }
             Ok(Ok((desire(&spec, &facts), facts)))
         }
         Err(findings) => {
-            print(&source, &findings);
-            out::note(refused(&source, &findings));
+            print(source, &findings);
+            out::note(refused(source, &findings));
             Ok(Err(Exit::Invalid))
         }
     }

@@ -9,12 +9,12 @@ mod workload;
 use std::collections::BTreeMap;
 
 use divan::{Bencher, black_box};
-use instances_core::desired::{Content, Desired, desire};
+use instances_core::desired::{Content, Desired, UNIT_DIR, desire};
 use instances_core::diagnostic::Diagnostic;
 use instances_core::facts::HostFacts;
 use instances_core::lower::read;
 use instances_core::node::Format;
-use instances_core::plan::{Found, Observed, digest, plan};
+use instances_core::plan::{Activity, Found, Observed, digest, plan};
 use instances_core::suited;
 
 /// The sizes whose growth is looked at.
@@ -131,6 +131,22 @@ fn plan_again(bencher: Bencher<'_, '_>, count: usize) {
     let desired = desired(&workload::fleet(count), Format::Toml);
     let observed = settled(&desired);
     bencher.bench(|| plan(black_box(&desired), black_box(&observed)).unwrap());
+}
+
+/// The plan for a host where every server restarts in its turn: all run, another program is installed, and an option
+/// of all has changed.
+#[divan::bench(args = SIZES)]
+fn plan_restarts(bencher: Bencher<'_, '_>, count: usize) {
+    let text = workload::fleet(count);
+    let mut observed = settled(&desired(&text, Format::Toml));
+    let unit = |path: &String| Some(path.strip_prefix(UNIT_DIR)?.strip_prefix('/')?.to_owned());
+    let units: Vec<String> = observed.owned.iter().filter_map(unit).collect();
+    observed.units = units.iter().map(|unit| (unit.clone(), Activity::Active)).collect();
+    observed.outdated = units.into_iter().collect();
+    let desired = desired(&text.replace("WARN", "INFO"), Format::Toml);
+    let plan = || plan(black_box(&desired), black_box(&observed)).unwrap();
+    assert_eq!(plan().turns.len(), count);
+    bencher.bench(plan);
 }
 
 /// The plan that takes everything away.

@@ -180,7 +180,7 @@ covered one of them, or stood in it, would take its place."
     BadControl "E0240" "not a protection that can be given up"
 "`sandbox.relax` names protections of the server's unit one by one, so that nobody has to edit the unit.
 Those that the isolation itself rests on are not among them: without one of them there would be no
-sandbox to speak of. `docs/sandbox.md` lists all of them."
+sandbox to speak of. `docs/reference/controls.md` lists all of them."
     BadDevice "E0241" "a device that would undo the sandbox"
 "A disk holds all files of the host, memory its secrets, a terminal or a keyboard what its operators do. A
 device that is hardware itself, or that makes devices, is more than a driver's interface. None of these
@@ -286,7 +286,7 @@ host's firewall: where firewalld or ufw is active, the finding has the command t
 neither is, or it admits the port already, there is nothing to do. Rules that were loaded in another way are not looked at."
     WeakerSandbox "W0405" "an override that may weaken the sandbox"
 "Directives that set resources, times, restarts and the like are taken without a word. What
-`docs/exposure.md` and `docs/units.md` promise holds only as far as any other one lets it: it may be a
+`docs/reference/exposure.md` and `docs/reference/units.md` promise holds only as far as any other one lets it: it may be a
 part of the sandbox, come from a newer systemd, or be mistyped, which systemd would ignore."
     NixDaemon "W0406" "the agent's programs in the host's network"
 "With `nix.enable` the agent has the host's Nix daemon run its programs: a fixed-output derivation is
@@ -328,10 +328,10 @@ agent from what is in them."
     SocketOfHost "W0417" "a socket that gives away the host"
 "Who may connect to a service may ask it for all that it does. One that starts containers or machines makes the
 agent root on the host; a bus takes calls for every service on it; the Nix daemon fetches and builds in the host's
-network. `docs/sandbox.md` says what each gives."
+network. `docs/explanation/sandbox.md` says what each gives."
     RelaxedControl "W0420" "a protection that is given up"
-"`sandbox.relax` takes single protections away from the server and its scripts. `docs/sandbox.md` says for each of
-them what it stops, what needs it to be given up, and what the agent gets by that."
+"`sandbox.relax` takes single protections away from the server and its scripts. `docs/reference/controls.md` says for each
+of them what it stops, what needs it to be given up, and what the agent gets by that."
     NestedSandbox "W0421" "sandboxes inside the sandbox"
 "A nested sandbox is made of namespaces, in which the agent is root. It gets nothing of the host by that: not its
 files, its processes, its network or a right of root's. But in namespaces of its own it can ask the kernel for what

@@ -1,7 +1,7 @@
 //! The protections of the server's unit by name: what each one stops, and what giving it up costs.
 //!
 //! This is the one table of them. From it come the words of `sandbox.relax` and what they do to the
-//! units, the warnings, a part of `docs/sandbox.md`, and the words of an audit.
+//! units, the warnings, a part of `docs/reference/controls.md`, and the words of an audit.
 
 /// A protection of the server's unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +80,15 @@ const fn kept(name: &'static str, directives: &'static [Directive], why: &'stati
     Control { name, directives, why, relaxed: None }
 }
 
-/// What tells about the host's devices. With `NetworkNamespacePath=`, systemd 257 mounts `/sys`
-/// before it enters the namespace, so that the links listed there are the host's.
-pub(crate) const HARDWARE: &str = "-+/sys/block -+/sys/bus -+/sys/class -+/sys/dev \
-     -+/sys/devices/pci0000:00 -+/sys/devices/platform -+/sys/devices/virtual -+/sys/firmware \
-     -+/sys/module";
+/// What the sandbox has at `/sys`: an empty directory, in which control groups and [`PROCESSORS`] are mounted.
+///
+/// What systemd 257 would mount there with `NetworkNamespacePath=` lists the host's links, as it does so before it
+/// enters the namespace. To hide nine directories of it would be nine mounts.
+pub(crate) const BARE_SYS: &str = "/run/opencode-instances/.sys:/sys";
+/// That directory on the host, which all instances share.
+pub const BARE_SYS_DIR: &str = "/run/opencode-instances/.sys";
+/// The processors and the memory, which programs count.
+pub(crate) const PROCESSORS: &str = "/sys/devices/system";
 
 /// Every control, those first that cannot be given up.
 pub fn all() -> &'static [Control] {
@@ -281,10 +285,13 @@ const CONTROLS: &[Control] = &[
     },
     Control {
         name: "hardware-listing",
-        directives: &[is("InaccessiblePaths", HARDWARE)],
+        directives: &[is("BindReadOnlyPaths", BARE_SYS)],
         why: "the host's devices, disks, network links and kernel modules are not listed in /sys",
         relaxed: Some(Relaxed {
-            weaker: &[Weaker::Without("InaccessiblePaths", HARDWARE)],
+            weaker: &[
+                Weaker::Without("BindReadOnlyPaths", BARE_SYS),
+                Weaker::Without("BindReadOnlyPaths", PROCESSORS),
+            ],
             needed: "what looks for hardware in /sys: `lspci`, `lsblk`, and the libraries of graphics \
                      processors beside `sandbox.devices`",
             gives: "the agent sees what hardware the host has, with serial numbers, and the links of all \
@@ -523,8 +530,9 @@ mod tests {
                 }
             }
         }
-        let protects = |(name, _): &&(String, String)| {
-            !OTHER.contains(&name.as_str()) && !names.contains(name)
+        let protects = |(name, value): &&(String, String)| {
+            let known = OTHER.contains(&name.as_str()) || names.contains(name);
+            !known || value.ends_with(":/sys")
         };
         // A turn to start protects nothing.
         let turn = |(name, value): &&(String, String)| name == "OpenFile" && value.contains("turn");

@@ -28,6 +28,8 @@ pub struct Desired {
     pub disabled: Vec<InstanceName>,
     /// What the host's systemd is too old for, by unit.
     pub omitted: BTreeMap<String, Vec<Omitted>>,
+    /// The program that the units run; none where none is desired.
+    pub engine: Option<AbsPath>,
 }
 
 /// A file that should be on the host.
@@ -72,9 +74,24 @@ pub enum Effect {
     Listen(String, String),
 }
 
+impl Effect {
+    /// The unit or file that it is about; nothing of the service manager itself.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::Manager => "",
+            Self::Accounts(file) | Self::Directories(file) => file,
+            Self::Reload(unit)
+            | Self::Restart(unit)
+            | Self::Stop(unit)
+            | Self::Reread(unit)
+            | Self::Listen(unit, _) => unit,
+        }
+    }
+}
+
 /// Everything that should be on the host for `spec`.
 pub fn desire(spec: &Spec, facts: &HostFacts) -> Desired {
-    let mut desired = Desired::default();
+    let mut desired = Desired { engine: Some(facts.engine.clone()), ..Desired::default() };
     for unit in units::of_fleet(spec, facts) {
         let effects = match unit.name.as_str() {
             ADDRESSES | TURNS => vec![Effect::Restart(unit.name.clone())],
@@ -219,8 +236,7 @@ impl Desired {
     fn instance(&mut self, instance: &Instance, facts: &HostFacts) {
         let names = Names(&instance.name);
         let rules = crate::nft::namespace_table(instance.name.as_str(), &instance.network);
-        // Names, numbers and words always serialise.
-        let network = serde_json::to_string_pretty(&instance.network).unwrap_or_default() + "\n";
+        let network = instance.network.render();
         let units = units::of_instance(instance, facts, &rules, &network);
         let names_of_units: Vec<String> = units.iter().map(|unit| unit.name.clone()).collect();
         for unit in units {

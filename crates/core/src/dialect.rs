@@ -8,7 +8,7 @@
 pub struct Dialect {
     /// The first number of its versions, as `supervise --opencode` takes it.
     pub major: u32,
-    /// Whether the tests run it.
+    /// Whether the tests run one of its versions.
     pub verified: bool,
     /// Whether levels of the log are written in lower case.
     pub lower_case_levels: bool,

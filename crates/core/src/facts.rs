@@ -20,6 +20,9 @@ pub struct HostFacts {
     pub systemd: u32,
     /// The path of this program on the host.
     pub engine: AbsPath,
+    /// Whether this program needs shared libraries of the host. The build is static where nobody changes that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine_is_dynamic: bool,
     /// The path of `nft`.
     pub nft: AbsPath,
     /// A shell that the agent's tools can use.
@@ -142,6 +145,7 @@ impl HostFacts {
         Self {
             systemd,
             engine: AbsPath::literal("/usr/bin/opencode-instances"),
+            engine_is_dynamic: false,
             nft: AbsPath::literal("/usr/sbin/nft"),
             shell: AbsPath::literal("/bin/bash"),
             getent: AbsPath::literal("/usr/bin/getent"),

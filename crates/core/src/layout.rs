@@ -14,6 +14,8 @@ pub const STATE_ROOT: &str = "/var/lib/opencode/instance-state";
 pub const AUTH_ROOT: &str = "/var/lib/opencode/instance-auth";
 /// Which addresses each instance's link has; readable by root alone.
 pub const NETWORK_ROOT: &str = "/var/lib/opencode/network";
+/// The specification and the program of the last `apply` that was not stopped; readable by root alone.
+pub const APPLIED_DIR: &str = "/var/lib/opencode/applied";
 /// Where named network namespaces are pinned, as `ip netns` does.
 pub const NETNS_DIR: &str = "/run/netns";
 /// Where names are resolved inside a namespace, over UDP and TCP.

@@ -22,6 +22,7 @@ pub mod dialect;
 pub mod doctor;
 pub mod events;
 pub mod facts;
+pub mod format;
 pub mod guard;
 mod host_files;
 pub mod json;

@@ -9,7 +9,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::format::{Unreadable, parse};
 use crate::special;
+
+/// The version of the file that this program writes and reads.
+const VERSION: u32 = 1;
 
 /// How far an instance reaches on its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +192,33 @@ pub struct Network {
 }
 
 impl Network {
+    /// The file's text.
+    pub fn render(&self) -> String {
+        #[derive(Serialize)]
+        struct Versioned<'a> {
+            version: u32,
+            #[serde(flatten)]
+            network: &'a Network,
+        }
+        // Names, numbers and words always serialise.
+        let text = Versioned { version: VERSION, network: self };
+        serde_json::to_string_pretty(&text).unwrap_or_default() + "\n"
+    }
+
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    ///
+    /// When it is no network, or of a newer program.
+    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+        parse(text, VERSION)
+    }
+
+    /// An address of each range that is allowed: the host forwards to where they are too.
+    pub fn destinations(&self) -> Vec<IpAddr> {
+        self.allow.iter().map(|allowed| allowed.cidr.network()).collect()
+    }
+
     /// Whether there is a resolver in the namespace.
     pub fn has_dns(&self) -> bool {
         self.policy.has_link()
@@ -302,7 +333,12 @@ mod tests {
             r#"{"policy":"allow-list","allow":[{"cidr":"10.0.0.0/8"},{"cidr":"2001:db8::/32","protocol":"tcp","ports":[{"first":443,"last":443}]}],"dns":{"policy":"names","names":["*.example.org"]},"hostPorts":[11434]}"#
         );
         assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), network);
+        let rendered = network.render();
+        assert!(rendered.starts_with("{\n  \"version\": 1,\n  \"policy\""), "{rendered}");
+        assert_eq!(Network::parse(rendered.as_bytes()).unwrap(), network);
+        let newer = rendered.replace("\"version\": 1", "\"version\": 2");
+        assert!(Network::parse(newer.as_bytes()).is_err());
         let minimal = r#"{"policy":"internet","dns":{"policy":"open"}}"#;
-        assert_eq!(serde_json::from_str::<Network>(minimal).unwrap(), Network::default());
+        assert_eq!(Network::parse(minimal.as_bytes()).unwrap(), Network::default());
     }
 }

@@ -10,6 +10,9 @@ use crate::diagnostic::{Code, Diagnostic, Diagnostics, Origin, Span};
 /// How deep TOML's dotted keys may nest before the rest is left out; options need four levels. Both
 /// parsers bound the nesting of brackets themselves.
 const MAX_DEPTH: usize = 32;
+/// How many errors of syntax are told; with each of them the line is shown that it is in, and one long line may have
+/// thousands.
+const MAX_ERRORS: usize = 20;
 
 /// The language of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,13 +134,18 @@ pub fn join(path: &str, key: &str) -> String {
 
 fn parse_toml(text: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
+    let more = errors.len().saturating_sub(MAX_ERRORS);
+    for (number, error) in errors.iter().take(MAX_ERRORS).enumerate() {
         let span = error.span().map(|range| Span { start: range.start, end: range.end });
+        let mut label = error.message().replace('\n', ", ");
+        if more > 0 && number + 1 == MAX_ERRORS {
+            label.push_str(&format!("; {more} more like this are not shown"));
+        }
         diagnostics.push(Diagnostic::new(
             Code::Syntax,
             &Origin { span, path: String::new() },
             "invalid TOML",
-            error.message().replace('\n', ", "),
+            label,
             "write the value as TOML has it, as in `name = \"value\"`",
         ));
     }

@@ -1,7 +1,7 @@
 //! What was typed, before anything is judged: every option optional, every value with its place.
 //!
 //! The one list of options stands here, in `options!`. From it come the decoder, the merge with
-//! `[defaults]`, the reference in `docs/configuration.md` and the test that no default is inert.
+//! `[defaults]`, the reference in `docs/reference/configuration.md` and the test that no default is inert.
 
 use std::collections::BTreeSet;
 
@@ -626,8 +626,8 @@ options! {
     /// Places of the host that the agent may read, as far as their modes let it. Nothing else of the host
     /// is there at all.
     read_only_paths: Vec<Located<String>>, "sandbox.readOnlyPaths", Kind::Binds, default "[]", example "[\"-/srv/handbook:/handbook\"]";
-    /// Protections of the server and the scripts that are given up, by the names that `docs/sandbox.md`
-    /// explains. Each one is warned of with what it gives away.
+    /// Protections of the server and the scripts that are given up, by the names that
+    /// `docs/reference/controls.md` explains. Each one is warned of with what it gives away.
     relax: Vec<Located<String>>, "sandbox.relax", Kind::SomeOf(controls::WORDS), default "[]", example "[\"debug-calls\"]";
     /// Whether the agent can build sandboxes of its own, with bubblewrap or as a rootless container. In
     /// them it is root, and reaches far more of the kernel; what keeps it from the host, its files and its
@@ -643,7 +643,7 @@ options! {
     /// Unix sockets of the host that the agent may connect to, as far as their modes let it: the path of a
     /// socket, or `PATH:PLACE` for another place in the sandbox. No other socket of the host is there. With `-`
     /// in front one may be missing when the server starts; it appears when its service makes it, and follows
-    /// when that restarts. A service often gives more than its own data: see `docs/sandbox.md`.
+    /// when that restarts. A service often gives more than its own data: see `docs/explanation/sandbox.md`.
     unix_sockets: Vec<Located<String>>, "sandbox.unixSockets", Kind::Binds, default "[]", example "[\"/run/postgresql/.s.PGSQL.5432\"]";
     /// The most memory of the server, its tools and its temporary files. What would exceed it is ended, rather
     /// a tool than the server, which is known to take tens of gigabytes now and then.

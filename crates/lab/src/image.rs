@@ -51,8 +51,18 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// What only the newer root contains: sandboxes and servers that instances are tried with.
-const TRIXIE: &[&str] = &["bubblewrap", "passt", "postgresql", "systemd-container"];
+/// What only the newer root contains: sandboxes and servers that instances are tried with, and programs that pages show
+/// beside the engine.
+const TRIXIE: &[&str] = &[
+    "borgbackup",
+    "bubblewrap",
+    "caddy",
+    "passt",
+    "postgresql",
+    "prometheus-node-exporter",
+    "restic",
+    "systemd-container",
+];
 
 /// Before the newer root's packages are there: no cluster of databases is made.
 const NO_CLUSTER: &str = r#"mkdir -p "$1/etc/postgresql-common"
@@ -60,8 +70,9 @@ echo 'create_main_cluster = false' >"$1/etc/postgresql-common/createcluster.conf
 "#;
 
 /// And nothing of it starts at boot.
-const NO_SERVER: &str =
-    "rm -f \"$1/etc/systemd/system/multi-user.target.wants/postgresql.service\"\n";
+const NO_SERVER: &str = "cd \"$1/etc/systemd/system/multi-user.target.wants\"
+rm -f caddy.service postgresql.service prometheus-node-exporter.service
+";
 
 /// Files of packages that no test reads.
 const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/info/*", "/usr/share/man/*"];

@@ -10,6 +10,7 @@
 mod agent;
 mod cgroup;
 mod collect;
+pub mod faults;
 pub mod fleet;
 pub mod guest;
 mod image;
@@ -34,4 +35,4 @@ pub use machine::{Machine, Options};
 pub use model::Model;
 pub use reach::Forward;
 pub use run::Output;
-pub use skip::{outside, unavailable};
+pub use skip::{lacking, outside, unavailable, without};

@@ -17,7 +17,7 @@ use crate::machine::Machine;
 /// The only path that answers.
 const PATH: &str = "/v1/chat/completions";
 
-/// A model inside an instance's network namespace, for as long as this value lives.
+/// A model inside an instance's network namespace, or the host's, for as long as this value lives.
 ///
 /// To a request that offers tools it answers with the next call of its queue. To any other, and
 /// when the queue is empty, it answers `done.`, which ends the agent's turn.
@@ -45,6 +45,14 @@ impl Model {
         let listener = machine.in_named_netns(&namespace, bind)?;
         let listener =
             listener.with_context(|| format!("cannot listen on port {port} of {namespace}"))?;
+        Ok(Self::serve(listener))
+    }
+
+    /// Listens on a port of the host's loopback, as a model server of the operator's does.
+    pub fn listen_on_host(machine: &Machine, port: u16) -> Result<Self> {
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = machine.in_netns(bind)?;
+        let listener = listener.with_context(|| format!("cannot listen on port {port}"))?;
         Ok(Self::serve(listener))
     }
 

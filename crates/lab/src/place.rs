@@ -40,6 +40,11 @@ pub fn engine() -> PathBuf {
         .map_or_else(|| engine_target().join(TARGET).join("lab/opencode-instances"), PathBuf::from)
 }
 
+/// The Debian package that tests install; `cargo xtask deb --lab` makes it of [`engine`].
+pub fn package() -> PathBuf {
+    engine_target().join("opencode-instances.deb")
+}
+
 /// The target that `.cargo/config.toml` names, as this crate was built for it.
 pub const TARGET: &str = env!("TARGET");
 

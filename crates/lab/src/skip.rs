@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::Write;
+use std::path::Path;
 
 use crate::{guest, install};
 
@@ -26,6 +27,24 @@ pub fn outside() -> bool {
         return unavailable();
     }
     skip("runs in a guest: cargo xtask lab guest --tests")
+}
+
+/// The same for a test that needs a file which something else makes first, as `remedy` says.
+///
+/// # Panics
+///
+/// When the environment sets `CI`.
+pub fn lacking(file: &Path, remedy: &str) -> bool {
+    unavailable() || !file.exists() && skip(&format!("{} is missing: {remedy}", file.display()))
+}
+
+/// The same for a part of a test that needs what this host does not have.
+///
+/// # Panics
+///
+/// When the environment sets `CI`.
+pub fn without(what: &str) -> bool {
+    skip(&format!("this host has no {what}"))
 }
 
 fn skip(reason: &str) -> bool {

@@ -59,4 +59,9 @@ print("opencode-instances: the guard is first", flush=True)
 print("opencode-instances: the guard is active", flush=True)
 print(f"opencode server listening on http://127.0.0.1:{port}", flush=True)
 while True:
-    _thread.start_new_thread(serve, (listener.accept()[0],))
+    client = listener.accept()[0]
+    try:
+        _thread.start_new_thread(serve, (client,))
+    except RuntimeError:
+        # No more tasks: opencode, which needs none for a request, goes on.
+        serve(client)

@@ -35,6 +35,7 @@ pub fn observe() -> Result<HostFacts, Error> {
     }
     let engine = std::env::current_exe().map_err(Error::Engine)?.display().to_string();
     facts.engine = AbsPath::new(&engine).map_err(|source| Error::Path { path: engine, source })?;
+    facts.engine_is_dynamic = !cfg!(target_feature = "crt-static");
     for (fact, places) in [
         (&mut facts.nft, &["/usr/sbin/nft", "/usr/bin/nft"]),
         (&mut facts.shell, &["/bin/bash", "/bin/sh"]),

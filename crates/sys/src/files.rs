@@ -1,6 +1,7 @@
 //! Files below the host's root, or below a directory given with `--root`: read tolerantly, written
 //! atomically.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -82,6 +83,22 @@ impl Root {
         }
     }
 
+    /// What lies at `path`, to be written there again; `None` only when nothing does. What no [`Content`] can be is
+    /// [`io::ErrorKind::InvalidData`].
+    pub fn content(&self, path: &str) -> Result<Option<Content>, Error> {
+        let text = || self.read(path).map(|text| text.map(Content::Text));
+        match self.find(path)? {
+            None => Ok(None),
+            Some(Found::Link(target)) => Ok(Some(Content::Link(target))),
+            Some(Found::Text(_)) => text(),
+            Some(Found::Other(_)) if self.path(path).is_file() => text(),
+            Some(Found::Other(what)) => {
+                let source = io::Error::new(io::ErrorKind::InvalidData, what);
+                Err(at("read", &self.path(path))(source))
+            }
+        }
+    }
+
     /// Puts `content` at `path`: written beside it, synced, renamed over it. A power cut leaves the
     /// old file or the new one.
     pub fn write(&self, path: &str, content: &Content) -> Result<(), Error> {
@@ -130,6 +147,25 @@ impl Root {
         }
         Ok(())
     }
+
+    /// Has it on the disk that these paths are gone: until then a power cut may bring them back.
+    pub fn sync_removed<'a>(&self, paths: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+        let above = |path: &String| {
+            let place = self.path(path);
+            // Their directories may be gone as well.
+            place.ancestors().skip(1).find(|place| place.is_dir()).map(Path::to_owned)
+        };
+        for directory in paths.filter_map(above).collect::<BTreeSet<_>>() {
+            sync(&directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// Has it on the disk what a directory holds.
+pub(crate) fn sync(directory: &Path) -> Result<(), Error> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(at("sync", directory))
 }
 
 /// Where the next content of `place` is prepared.
@@ -151,16 +187,21 @@ fn prepare(new: &Path, content: &Content) -> io::Result<()> {
     }
 }
 
-/// Like `mkdir -p`, with mode 0755 whatever the umask.
+/// Like `mkdir -p`, with mode 0755 whatever the umask, and synced: what is in a directory is not on the disk before
+/// its own name is.
 pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
+    let parent = path.parent();
+    if let Some(parent) = parent {
         make_directories(parent)?;
     }
     match fs::create_dir(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755)),
+        Ok(()) => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+            parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }

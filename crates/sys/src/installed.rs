@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use instances_core::audit::declared::Declared;
 use instances_core::desired::{Content, Effect};
+use instances_core::format::{self, Unreadable};
 use instances_core::layout::{CONFIG_DIR, DEFAULT_USERNAME};
 use instances_core::network::Network;
 use instances_core::spec::InstanceName;
 use instances_core::units::Names;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root, at};
@@ -30,12 +32,17 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// Written by a newer version: continuing could forget what it means.
-    #[error("{path} has format version {found}, this program knows version 1; use a newer program")]
+    #[error(
+        "{path} has format version {found}, this program knows {known}; use the program that wrote it, or a newer \
+         one"
+    )]
     Version {
         /// The file.
         path: String,
         /// Its version.
         found: u32,
+        /// The newest that is understood.
+        known: u32,
     },
     /// No instance of that name.
     #[error("no instance named `{name}` is installed{hint}")]
@@ -56,14 +63,19 @@ pub enum Error {
     },
 }
 
+/// The version of these formats.
+const VERSION: u32 = 1;
+
 #[derive(Serialize, Deserialize)]
 struct Manifest {
+    #[serde(default = "format::first")]
     version: u32,
     files: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Pending {
+    #[serde(default = "format::first")]
     version: u32,
     effects: BTreeSet<Effect>,
 }
@@ -74,6 +86,7 @@ struct Pending {
 #[expect(clippy::struct_excessive_bools, reason = "each is a word of the record")]
 pub struct Record {
     /// The format's version.
+    #[serde(default = "format::first")]
     pub version: u32,
     /// The instance's name.
     pub name: InstanceName,
@@ -167,7 +180,7 @@ impl Record {
     pub fn network(&self, root: &Root) -> Result<Option<Network>, Error> {
         let path = Names(&self.name).network();
         let Some(text) = root.read(&path)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|source| Error::Corrupt { path, source })
+        Network::parse(text.as_bytes()).map(Some).map_err(unreadable(&path))
     }
 
     /// The units that work beside the server for the declared network.
@@ -193,11 +206,6 @@ impl Record {
     }
 }
 
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
-}
-
 fn manifest_path() -> String {
     format!("{CONFIG_DIR}/manifest.json")
 }
@@ -206,13 +214,16 @@ fn pending_path() -> String {
     format!("{CONFIG_DIR}/pending.json")
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(path: &str, text: &str) -> Result<T, Error> {
-    let corrupt = |source| Error::Corrupt { path: path.to_owned(), source };
-    let Version { version } = serde_json::from_str(text).map_err(corrupt)?;
-    if version != 1 {
-        return Err(Error::Version { path: path.to_owned(), found: version });
+fn parse<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Error> {
+    format::parse(text.as_bytes(), VERSION).map_err(unreadable(path))
+}
+
+fn unreadable(path: &str) -> impl FnOnce(Unreadable) -> Error {
+    let path = path.to_owned();
+    move |why| match why {
+        Unreadable::Newer { found, known } => Error::Version { path, found, known },
+        Unreadable::Json(source) => Error::Corrupt { path, source },
     }
-    serde_json::from_str(text).map_err(corrupt)
 }
 
 /// The paths that are ours.
@@ -227,7 +238,7 @@ pub fn record_owned(root: &Root, files: BTreeSet<String>) -> Result<(), Error> {
     if files.is_empty() {
         return Ok(root.remove(&manifest_path())?);
     }
-    let text = json(&Manifest { version: 1, files });
+    let text = json(&Manifest { version: VERSION, files });
     Ok(root.write(&manifest_path(), &Content::Text(text))?)
 }
 
@@ -243,7 +254,7 @@ pub fn record_pending(root: &Root, effects: BTreeSet<Effect>) -> Result<(), Erro
     if effects.is_empty() {
         return Ok(root.remove(&pending_path())?);
     }
-    Ok(root.write(&pending_path(), &Content::Text(json(&Pending { version: 1, effects })))?)
+    Ok(root.write(&pending_path(), &Content::Text(json(&Pending { version: VERSION, effects })))?)
 }
 
 fn json<T: Serialize>(value: &T) -> String {
@@ -311,6 +322,45 @@ mod tests {
         let path = format!("{CONFIG_DIR}/web/instance.json");
         root.write(&path, &Content::Text(text)).unwrap();
         instance(&root, "web").unwrap()
+    }
+
+    /// What a newer program wrote is not forgotten: nothing is done before it is understood.
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_and_what_an_older_one_wrote_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path());
+        let put = |path: &str, text: &str| root.write(path, &Content::Text(text.into())).unwrap();
+        let web = format!("{CONFIG_DIR}/web");
+        for (path, text) in [
+            (manifest_path(), r#"{"version":2,"files":{"/etc/x":"another format"}}"#),
+            (pending_path(), r#"{"version":2,"effects":[]}"#),
+            (format!("{web}/instance.json"), r#"{"version":2}"#),
+            (format!("{web}/network.json"), r#"{"version":2,"dns":{}}"#),
+        ] {
+            put(&path, text);
+            let said = match path.as_str() {
+                path if path.ends_with("manifest.json") => owned(&root).unwrap_err(),
+                path if path.ends_with("pending.json") => pending(&root).unwrap_err(),
+                path if path.ends_with("instance.json") => instances(&root).unwrap_err(),
+                _ => {
+                    root.remove(&format!("{web}/instance.json")).unwrap();
+                    put(&path, text);
+                    record("").network(&root).unwrap_err()
+                }
+            };
+            let said = said.to_string();
+            let words =
+                format!("{path} has format version 2, this program knows 1; use the program");
+            assert!(said.starts_with(&words), "{said}");
+        }
+        put(&manifest_path(), r#"{"files":["/etc/x"]}"#);
+        assert_eq!(owned(&root).unwrap(), ["/etc/x".to_owned()].into());
+        put(&pending_path(), r#"{"effects":["manager"]}"#);
+        assert_eq!(pending(&root).unwrap(), [Effect::Manager].into());
+        // An effect that this program cannot have is none that it passes over.
+        put(&pending_path(), r#"{"version":1,"effects":[{"polish":"a.service"}]}"#);
+        let said = pending(&root).unwrap_err().to_string();
+        assert!(said.contains("pending.json; restore it, or remove it"), "{said}");
     }
 
     #[test]

@@ -51,11 +51,24 @@ pub fn observe(spec: &Spec, facts: &mut HostFacts) {
 
 /// The version of a package: a program, or the prefix that holds it.
 pub(crate) fn version(package: &Path) -> Option<String> {
-    let program = fs::canonicalize(program_of(package)).ok()?;
+    told(package).ok()
+}
+
+/// The same, or why nobody can say it.
+pub(crate) fn told(package: &Path) -> Result<String, Error> {
+    let program = found(package)?;
     // Whoever else could have put it there could keep its reader waiting, or run as its reader.
-    trust::program_of_root(&program).ok()?;
-    let known = of_npm(&program).or_else(|| built_in(&program)).or_else(|| asked(&program));
-    known.filter(|version| is_version(version))
+    trust::program_of_root(&program)?;
+    let version = match of_npm(&program).or_else(|| built_in(&program)) {
+        Some(version) => version,
+        None => ask(&program, "--version")?.trim().to_owned(),
+    };
+    if is_version(&version) { Ok(version) } else { Err(Error::NoVersion(program)) }
+}
+
+fn found(package: &Path) -> Result<PathBuf, Error> {
+    let program = fs::canonicalize(program_of(package));
+    program.map_err(|error| Error::Missing(package.to_owned(), error))
 }
 
 #[derive(Deserialize)]
@@ -94,11 +107,6 @@ fn built_in(program: &Path) -> Option<String> {
     Some(version.map(|byte| char::from(*byte)).collect())
 }
 
-/// What the program says of itself.
-fn asked(program: &Path) -> Option<String> {
-    Some(ask(program, "--version").ok()?.trim().to_owned())
-}
-
 /// Why a program was not asked, or gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -116,13 +124,14 @@ pub enum Error {
     /// It failed, or took too long.
     #[error("{0} gave no answer; run it by hand to see why")]
     Silent(PathBuf),
+    /// It is some other program.
+    #[error("{0} says no version of opencode")]
+    NoVersion(PathBuf),
 }
 
 /// What `opencode generate` of a package prints: a document with the schema of its configuration.
 pub fn openapi(package: &Path) -> Result<String, Error> {
-    let program = fs::canonicalize(program_of(package))
-        .map_err(|error| Error::Missing(package.to_owned(), error))?;
-    ask(&program, "generate")
+    ask(&found(package)?, "generate")
 }
 
 /// Runs the program with one argument, as nobody where this is root, and returns what it prints.
@@ -233,7 +242,8 @@ mod tests {
         program(&at, "#!/bin/sh\necho 1.2.3\n");
         chown(&at, Some(NOBODY), None).unwrap();
         assert_eq!(version(&at), None);
-        assert_eq!(version(Path::new("/nonexistent/x")), None);
+        let why = told(Path::new("/nonexistent/x")).unwrap_err().to_string();
+        assert!(why.contains("cannot find the program of /nonexistent/x"), "{why}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// A path as one word of a command line, as bash and its like read it; an ordinary one as it is.
-pub(crate) fn word(path: impl AsRef<Path>) -> String {
+pub fn word(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(b);
     match path.to_str() {

@@ -1,12 +1,12 @@
 //! systemd, through `systemctl`: it waits for jobs by itself and says why they fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process::{Command, Output};
 
 use instances_core::plan::Activity;
 use instances_core::spec::InstanceName;
-use instances_core::units::Names;
+use instances_core::units::{Names, owner};
 use serde::Deserialize;
 
 /// A command of systemd failed.
@@ -30,6 +30,15 @@ pub enum Error {
 
 /// Runs a command and returns its standard output.
 pub fn run<S: AsRef<str>>(program: &str, arguments: &[S]) -> Result<String, Error> {
+    let (command, output) = output(program, arguments)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::Failed { command, stderr: last_words(&output) })
+}
+
+/// Runs a command to its end; returns it in words too.
+fn output<S: AsRef<str>>(program: &str, arguments: &[S]) -> Result<(String, Output), Error> {
     let words: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     let command = format!("{program} {}", words.join(" "));
     let output = Command::new(program)
@@ -38,10 +47,7 @@ pub fn run<S: AsRef<str>>(program: &str, arguments: &[S]) -> Result<String, Erro
         .env("SYSTEMD_COLORS", "0")
         .output()
         .map_err(|error| Error::Spawn(command.clone(), error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(Error::Failed { command, stderr: last_words(&output) })
+    Ok((command, output))
 }
 
 fn last_words(output: &Output) -> String {
@@ -94,7 +100,7 @@ pub fn show_by(
     blocks(&run(program, &arguments)?, units.len())
 }
 
-/// The `ActiveState=` of those units that systemd has loaded: all the others are inactive. One question, whereas [`show`]
+/// The `ActiveState=` of those units of ours that systemd has loaded: all the others are inactive. One question, whereas [`show`]
 /// has systemd load each unit and tell all of its properties.
 pub fn loaded(units: &[String]) -> Result<BTreeMap<String, String>, Error> {
     #[derive(Deserialize)]
@@ -105,13 +111,14 @@ pub fn loaded(units: &[String]) -> Result<BTreeMap<String, String>, Error> {
     if units.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut arguments =
-        ["list-units", "--all", "--full", "--output=json", "--"].map(str::to_owned).to_vec();
-    arguments.extend(units.iter().cloned());
+    // systemd holds each unit that it has against each name that it is given.
+    let arguments = ["list-units", "--all", "--full", "--output=json", "--", "opencode*"];
     let text = run("systemctl", &arguments)?;
     let all: Vec<Loaded> = serde_json::from_str(&text)
         .map_err(|_| Error::Output("systemctl list-units".to_owned()))?;
-    Ok(all.into_iter().map(|one| (one.unit, one.active)).collect())
+    let asked: BTreeSet<&String> = units.iter().collect();
+    let all = all.into_iter().filter(|one| asked.contains(&one.unit));
+    Ok(all.map(|one| (one.unit, one.active)).collect())
 }
 
 /// All properties of units, those without a value too, in the order of the units.
@@ -156,8 +163,17 @@ pub fn activity(state: &str) -> Activity {
 }
 
 /// Starts, stops, restarts or reloads units and waits for the result. `failed` states and start
-/// limits of earlier tries are forgotten first.
+/// limits of earlier tries are forgotten first. Servers that systemd lost while they started are started once more.
 pub fn verb(verb: &str, units: &[String]) -> Result<(), Error> {
+    let begins = matches!(verb, "start" | "restart");
+    match command(verb, units) {
+        // What else was refused, systemd says again.
+        Err(Error::Failed { .. }) if begins && has_lost_one(units) => command("start", units),
+        result => result,
+    }
+}
+
+fn command(verb: &str, units: &[String]) -> Result<(), Error> {
     if verb != "stop" {
         // Units that never failed, or are not loaded, are no error.
         let _ = forget(units);
@@ -165,6 +181,23 @@ pub fn verb(verb: &str, units: &[String]) -> Result<(), Error> {
     let mut arguments = vec![verb.to_owned(), "--".to_owned()];
     arguments.extend(units.iter().cloned());
     run("systemctl", &arguments).map(drop)
+}
+
+/// Whether a server is starting again, or has done so, whose start was said to have failed: then there may be nothing
+/// to repair.
+///
+/// With `PrivatePIDs=` a process of systemd's tells it of process 1 of the unit's namespace, and ends. When systemd
+/// hears of the end first, it takes that for the end of the service before it was ready, `Result=protocol`. A
+/// supervisor ends like that when a signal asks for it. systemd forgets the result with the next start, and counts it.
+fn has_lost_one(units: &[String]) -> bool {
+    let is_server = |unit: &&String| owner(unit).is_some_and(|name| Names(&name).main() == **unit);
+    let servers: Vec<String> = units.iter().filter(is_server).cloned().collect();
+    let shown = show(&servers, &["Result", "NRestarts", "ActiveState"]).unwrap_or_default();
+    shown.iter().any(|one| {
+        let again = text(one, "NRestarts") != "0"
+            && matches!(text(one, "ActiveState"), "activating" | "active");
+        again || text(one, "Result") == "protocol"
+    })
 }
 
 /// Forgets that units failed, and how often they were started.
@@ -231,12 +264,30 @@ pub fn reread(unit: &str) -> Result<String, Error> {
 }
 
 /// Asks systemd to load the policies of instances anew, and make their links for the host of now. It
-/// does so when it has time; one that is not up is left alone.
-pub fn reload_networks(program: &str, names: &[String]) -> Result<(), Error> {
-    let units = names.iter().map(|name| format!("opencode-net@{name}.service"));
-    let units: Vec<String> = units.collect();
-    let words = ["--no-block", "reload", "--"].into_iter().chain(units.iter().map(String::as_str));
-    run(program, &words.collect::<Vec<_>>()).map(drop)
+/// does so when it has time; one that is not up is left alone, and one that is to stop stops: systemd would take a reload
+/// for the later wish, and leave the unit up.
+///
+/// Returns who is to stop, and may be started again instead.
+pub fn reload_networks(program: &str, names: &[String]) -> Result<Vec<String>, Error> {
+    let unit = |name: &String| format!("opencode-net@{name}.service");
+    let units = names.iter().map(unit);
+    let words = ["--no-block", "--job-mode=fail", "reload", "--"].map(str::to_owned);
+    let (command, output) = output(program, &words.into_iter().chain(units).collect::<Vec<_>>())?;
+    if output.status.success() {
+        return Ok(Vec::new());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let failed = |line: &&str| line.starts_with("Failed to ");
+    let stops = |line: &str| line.contains(" is destructive (") && line.contains("'stop' job");
+    let stop = |name: &&String| {
+        let begin = format!("Failed to reload {}: ", unit(name));
+        said.lines().any(|line| line.starts_with(&begin) && stops(line))
+    };
+    let stopping: Vec<String> = names.iter().filter(stop).cloned().collect();
+    if !stopping.is_empty() && said.lines().filter(failed).all(stops) {
+        return Ok(stopping);
+    }
+    Err(Error::Failed { command, stderr: last_words(&output) })
 }
 
 #[cfg(test)]
@@ -259,6 +310,40 @@ mod tests {
 
     fn name() -> InstanceName {
         InstanceName::new("web").unwrap()
+    }
+
+    #[test]
+    fn a_network_that_is_to_stop_is_not_reloaded() {
+        let stops = |name: &str| {
+            let unit = format!("opencode-net@{name}.service");
+            format!(
+                "Failed to reload {unit}: Transaction for {unit}/reload is destructive ({unit} has 'stop' job queued, but \
+                 'reload' is included in transaction).\nSee system logs and 'systemctl status {unit}' for details.\n"
+            )
+        };
+        let names =
+            |count: usize| (0..count).map(|number| format!("a{number}")).collect::<Vec<_>>();
+        let warning =
+            "Warning: The unit file, source configuration file or drop-ins of x changed on disk.\n";
+        let absent =
+            "Failed to reload opencode-net@a1.service: Unit opencode-net@a1.service not found.\n";
+        for (said, asked, expected) in [
+            (stops("a0"), 2, Some(names(1))),
+            (names(20).iter().map(|name| stops(name)).collect(), 20, Some(names(20))),
+            (stops("a0") + warning, 2, Some(names(1))),
+            (stops("a0") + absent, 2, None),
+            (warning.to_owned(), 2, None),
+            (String::new(), 2, None),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let program = directory.path().join("systemctl");
+            crate::script::write(
+                &program,
+                &format!("#!/bin/sh\ncat >&2 <<'END'\n{said}END\nexit 4\n"),
+            );
+            let result = reload_networks(program.to_str().unwrap(), &names(asked));
+            assert_eq!(result.ok(), expected, "{said}");
+        }
     }
 
     /// What is asked of a systemd that says this state of the server.

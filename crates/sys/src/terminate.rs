@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// How long [`run`] waits for the process.
-pub const PATIENCE: Duration = Duration::from_millis(1800);
+/// How long [`run`] waits for the process: for a host that is slow. An end that is asked for has two seconds, and systemd waits
+/// for ten.
+pub const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What became of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

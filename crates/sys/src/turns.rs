@@ -22,6 +22,8 @@ use crate::passed;
 /// A start that takes longer does not keep others waiting: one that hangs would, and whoever can make his
 /// own server hang.
 const LONGEST: Duration = Duration::from_secs(15);
+/// How often those who wait are told that there are turns; long before they no longer wait for one.
+const TELL: Duration = Duration::from_mins(1);
 /// The most connections; more wait to be taken.
 const MOST: usize = 4096;
 /// The most of them while servers run that may be asked to end: the others are for those that start.
@@ -42,6 +44,8 @@ pub(crate) mod says {
 }
 /// What it is told: it may start its server.
 pub(crate) const BEGIN: u8 = b'1';
+/// What it is told: its turn will come.
+pub(crate) const WAIT: u8 = b'w';
 /// What it is told: it should end, if nobody uses the server.
 pub(crate) const END: u8 = b'e';
 
@@ -72,6 +76,10 @@ struct Turn {
 impl Turn {
     fn new(connection: OwnedFd) -> Self {
         Self { connection, asked: None, since: None, ready: false, idle: None }
+    }
+
+    fn waits(&self) -> bool {
+        self.asked.is_some() && self.since.is_none()
     }
 
     fn counts(&self, now: Instant) -> bool {
@@ -160,9 +168,11 @@ pub fn serve(
     let listener = passed::take(number).ok_or(Error::NotPassed)?;
     let mut turns: Vec<Turn> = Vec::new();
     let (mut count, mut now) = (0, Instant::now());
+    let mut told = now;
     loop {
         // With the time by which turns were given: one that lapses since then ends the wait at once.
-        let ready = look(&listener, pressure.as_ref(), &turns, now).map_err(Error::Wait)?;
+        let lapse = lapse(&turns, told, now);
+        let ready = look(&listener, pressure.as_ref(), &turns, lapse).map_err(Error::Wait)?;
         let keeps = pressure.is_some() && turns.len() <= MOST_KEPT;
         let mut heard = ready.heard.into_iter();
         turns.retain_mut(|turn| !heard.next().unwrap_or(false) || turn.stays(&mut count, keeps));
@@ -172,11 +182,22 @@ pub fn serve(
         take(&listener, &mut turns);
         now = Instant::now();
         let counted = turns.iter().filter(|turn| turn.counts(now)).count();
-        let mut waiting: Vec<&mut Turn> =
-            turns.iter_mut().filter(|turn| turn.asked.is_some() && turn.since.is_none()).collect();
+        let mut waiting: Vec<&mut Turn> = turns.iter_mut().filter(|turn| turn.waits()).collect();
         waiting.sort_unstable_by_key(|turn| turn.asked);
         waiting.into_iter().take(max.saturating_sub(counted)).for_each(|turn| turn.begin(now));
+        if now >= told + TELL {
+            turns.iter().filter(|turn| turn.waits()).for_each(|turn| turn.say(WAIT));
+            told = now;
+        }
     }
+}
+
+/// In how much time a start no longer counts, or those who wait are told so again.
+fn lapse(turns: &[Turn], told: Instant, now: Instant) -> Option<Duration> {
+    let starts = turns.iter().filter(|turn| turn.counts(now));
+    let starts = starts.filter_map(|turn| Some(turn.since? + LONGEST));
+    let tell = turns.iter().any(Turn::waits).then_some(told + TELL);
+    Some(starts.chain(tell).min()?.saturating_duration_since(now))
 }
 
 /// What has happened.
@@ -187,12 +208,12 @@ struct Ready {
     pressure: bool,
 }
 
-/// Waits until somebody comes, says something or goes, a start no longer counts, or the host is short of memory.
+/// Waits until somebody comes, says something or goes, the time is over, or the host is short of memory.
 fn look(
     listener: &OwnedFd,
     pressure: Option<&Pressure>,
     turns: &[Turn],
-    now: Instant,
+    lapse: Option<Duration>,
 ) -> io::Result<Ready> {
     let mut interests: Vec<PollFd<'_>> =
         turns.iter().map(|turn| PollFd::new(&turn.connection, PollFlags::IN)).collect();
@@ -200,8 +221,6 @@ fn look(
     if turns.len() < MOST {
         interests.push(PollFd::new(listener, PollFlags::IN));
     }
-    let lapse = turns.iter().filter(|turn| turn.counts(now));
-    let lapse = lapse.filter_map(|turn| Some((turn.since? + LONGEST).duration_since(now))).min();
     let left = lapse.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
     match poll(&mut interests, left.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
@@ -265,6 +284,19 @@ mod tests {
         assert!(turns[2].stays(&mut count, true));
         relieve(&mut turns);
         assert_eq!(heard(&old_end), b"e");
+    }
+
+    #[test]
+    fn those_who_wait_are_told_so_and_others_wake_nobody() {
+        let (told, mut count) = (Instant::now(), 0);
+        let later = told + TELL / 4;
+        let (waits, _end, _) = turn(b"1", &mut count, false);
+        let (silent, _silent_end, _) = turn(b"", &mut count, false);
+        let (mut starts, _starts_end, _) = turn(b"1", &mut count, false);
+        starts.begin(told);
+        assert_eq!(lapse(&[silent], told, later), None);
+        assert_eq!(lapse(&[waits], told, later), Some(TELL * 3 / 4));
+        assert_eq!(lapse(&[starts], told, told), Some(LONGEST));
     }
 
     #[test]

@@ -23,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The users that exist now, with their numbers; none where no systemd runs.
 pub(crate) fn dynamic_users(socket: &Path) -> io::Result<Vec<(String, u32)>> {
+    ask(socket, &json!({ "service": SERVICE }), true)
+}
+
+/// The number of one of them, if it exists now. systemd takes a moment for each that it tells of.
+pub(crate) fn dynamic_user(socket: &Path, name: &str) -> io::Result<Option<u32>> {
+    let users = ask(socket, &json!({ "service": SERVICE, "userName": name }), false)?;
+    Ok(users.into_iter().find(|(found, _)| found == name).map(|(_, number)| number))
+}
+
+fn ask(socket: &Path, parameters: &Value, more: bool) -> io::Result<Vec<(String, u32)>> {
     let mut stream = match UnixStream::connect(socket) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !Path::new(BOOTED).exists() => {
             return Ok(Vec::new());
@@ -33,8 +43,8 @@ pub(crate) fn dynamic_users(socket: &Path) -> io::Result<Vec<(String, u32)>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let question = json!({
         "method": "io.systemd.UserDatabase.GetUserRecord",
-        "parameters": { "service": SERVICE },
-        "more": true,
+        "parameters": parameters,
+        "more": more,
     });
     stream.write_all(format!("{question}\0").as_bytes())?;
     let mut stream = BufReader::new(stream);

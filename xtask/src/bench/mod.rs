@@ -4,6 +4,7 @@ mod backup;
 mod chart;
 mod cold;
 mod evaluation;
+mod fleet;
 mod growth;
 mod idle;
 mod life;
@@ -25,13 +26,14 @@ use instances_lab::progress::say;
 use serde_json::Value;
 
 use chart::Chart;
+pub(crate) use fleet::Sizes;
 
 /// Where the figures go.
 const OUTPUT: &str = "target/bench";
 /// Where the pictures are, seen from the page.
 const PICTURES: &str = "benchmarks";
 /// Where they stand for readers.
-const PAGE: &str = "docs/benchmarks.md";
+const PAGE: &str = "docs/reference/benchmarks.md";
 
 /// What one part measured.
 struct Part {
@@ -71,6 +73,8 @@ pub(crate) enum Only {
     Many,
     /// The same with fifty real ones.
     Fifty,
+    /// Fleets of light servers and a few real ones: apply, status, a restart of all, remove, and how that grows.
+    Fleet,
     /// Packets through the outbound policy beside a path without rules.
     Network,
     /// The proxy beside a direct connection and systemd's own.
@@ -82,7 +86,7 @@ pub(crate) enum Only {
 }
 
 /// Measures and prints it; `write` also puts each part in the place of its section of the page.
-pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()> {
+pub(crate) fn run(effort: Effort, only: Option<Only>, sizes: &Sizes, write: bool) -> Result<()> {
     let rounds = effort.rounds;
     let wanted = |part| only.is_none_or(|only| only == part);
     if wanted(Only::Growth) {
@@ -105,6 +109,9 @@ pub(crate) fn run(effort: Effort, only: Option<Only>, write: bool) -> Result<()>
     }
     if wanted(Only::Fifty) {
         note(&many::real(rounds)?, write)?;
+    }
+    if wanted(Only::Fleet) {
+        note(&fleet::measure(rounds, sizes)?, write)?;
     }
     if wanted(Only::Network) {
         note(&network::measure(rounds)?, write)?;

@@ -49,6 +49,11 @@ pub(super) fn of_init(machine: &Machine) -> Result<f64> {
     rolled_up(&machine.pid().to_string(), "Pss_Anon:").context("the machine has no PID 1")
 }
 
+/// The processor time of the machine's PID 1, in seconds since it was started.
+pub(super) fn time_of_init(machine: &Machine) -> f64 {
+    processor_time(&machine.pid().to_string())
+}
+
 /// The groups of services.
 fn units(group: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! `docs/commands.md`: each command's own help.
+//! `docs/reference/commands.md`: each command's own help.
 
 use clap::Command;
 

@@ -1,4 +1,4 @@
-//! `docs/diagnostics.md`.
+//! `docs/reference/diagnostics.md`.
 
 use instances_core::code::Code;
 

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`.
+//! `docs/reference/configuration.md`.
 
 use instances_core::raw::{FLEET, Kind, OPTIONS, OptionDoc};
 
@@ -14,10 +14,10 @@ A specification is TOML, or JSON where its name ends in `.json`. Each option may
 of an instance replaces that of `[defaults]`; it does not add to it. `listen.port = 1` and a group
 `[….listen]` with `port = 1` are the same. In JSON an option that is `null` is not set, as if it did not
 stand there. `opencode-instances options` prints them;
-[`schema/spec.schema.json`](../schema/spec.schema.json) says them to editors.
+[`schema/spec.schema.json`](../../schema/spec.schema.json) says them to editors.
 
 On NixOS each option stands in `services.opencode.instances.<name>` and in
-`services.opencode.defaults`, in Nix's own syntax; [`nixos.md`](nixos.md) says how.
+`services.opencode.defaults`, in Nix's own syntax; [`nixos.md`](../how-to/nixos.md) says how.
 
 A name is a lower-case letter followed by lower-case letters, digits and hyphens, 22 characters at
 most, without a hyphen at the end.

@@ -1,4 +1,4 @@
-//! The part of `docs/threat-model.md` that is a function of the catalogue of attempts.
+//! The part of `docs/explanation/threat-model.md` that is a function of the catalogue of attempts.
 
 use anyhow::Result;
 use instances_core::audit::{HOST, catalogue, why};
@@ -6,7 +6,7 @@ use instances_core::controls;
 
 /// The document as it is, with that part anew.
 pub(super) fn text() -> Result<String> {
-    super::between("docs/threat-model.md", &tables()?)
+    super::between("docs/explanation/threat-model.md", &tables()?)
 }
 
 fn tables() -> Result<String> {

@@ -92,7 +92,7 @@ fn network(instance: &InstanceName) -> Option<Network> {
     let path = format!("{}/network.json", Names(instance).config_dir());
     let mut text = String::new();
     File::open(path).ok()?.take(MAX_NETWORK).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    Network::parse(text.as_bytes()).ok()
 }
 
 fn show(table: &Table) {

@@ -12,32 +12,42 @@ use crate::args;
 use crate::exit::Exit;
 use crate::out;
 
+/// One of systemd's verbs, and for which units of an instance.
+type Step = (&'static str, fn(Names<'_>) -> Vec<String>);
+
 pub(crate) fn start(args: &args::Names) -> Outcome {
-    verb("start", args, |names| vec![names.socket(), names.main()])
+    take(args, &[("start", |names| vec![names.socket(), names.main()])])
 }
 
 pub(crate) fn stop(args: &args::Names) -> Outcome {
-    verb("stop", args, |names| [&[names.refusal()], &names.all()[..]].concat())
+    take(args, &[("stop", |names| [&[names.refusal()], &names.all()[..]].concat())])
 }
 
 pub(crate) fn restart(args: &args::Names) -> Outcome {
-    // With the namespace, which may have waited for it too (`restartOnSwitch`).
-    verb("restart", args, |names| vec![names.net(), names.main()])
+    // With the namespace, which may have waited for it too (`restartOnSwitch`). A listener stays open; one that was
+    // stopped is opened.
+    let servers: Step = ("restart", |names| vec![names.net(), names.main()]);
+    take(args, &[servers, ("start", |names| vec![names.socket()])])
 }
 
-fn verb(verb: &str, args: &args::Names, units: impl Fn(Names<'_>) -> Vec<String>) -> Outcome {
+fn take(args: &args::Names, steps: &[Step]) -> Outcome {
     let root = Root::new("/".as_ref());
     let records =
         if args.all { installed::instances(&root)? } else { installed::named(&root, &args.names)? };
-    let units: Vec<String> = records.iter().flat_map(|record| units(Names(&record.name))).collect();
-    if units.is_empty() {
+    if records.is_empty() {
         out::note("no instance is installed; `opencode-instances apply` installs them");
         return Ok(Exit::Done);
     }
-    let Err(refusal) = systemctl::verb(verb, &units) else { return Ok(Exit::Done) };
-    out::note(crate::report::failure(&refusal));
-    super::say_why(&records)?;
-    Ok(Exit::Failed)
+    for (verb, of) in steps {
+        let units: Vec<String> =
+            records.iter().flat_map(|record| of(Names(&record.name))).collect();
+        if let Err(refusal) = systemctl::verb(verb, &units) {
+            out::note(crate::report::failure(&refusal));
+            super::say_why(&records)?;
+            return Ok(Exit::Failed);
+        }
+    }
+    Ok(Exit::Done)
 }
 
 pub(crate) fn logs(args: &args::Logs) -> Outcome {

@@ -38,9 +38,8 @@ pub(crate) fn run(name: &InstanceName, network: &Path) -> Outcome {
 
 fn rules(path: &Path) -> Result<Rules, String> {
     let place = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("{place}: {error}"))?;
-    let mut network: Network =
-        serde_json::from_str(&text).map_err(|error| format!("{place}: {error}"))?;
+    let text = fs::read(path).map_err(|error| format!("{place}: {error}"))?;
+    let mut network = Network::parse(&text).map_err(|error| format!("{place}: {error}"))?;
     if !network.has_dns() {
         return Err(format!("{place}: with the policy {} there is no DNS", network.policy));
     }

@@ -26,6 +26,7 @@ use std::error::Error;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use instances_core::terminal::harmless;
 use instances_sys::installed::Record;
 use instances_sys::status::{State, observe};
 use instances_sys::systemctl;
@@ -52,7 +53,7 @@ pub(crate) fn say_why(records: &[Record]) -> Result<(), systemctl::Error> {
         for status in &all {
             let settled = late || status.state != State::Starting;
             if settled && !status.reason.is_empty() && status.healthy != Some(true) {
-                out::note(format!("{}: {}", status.name, status.reason));
+                out::note(format!("{}: {}", status.name, harmless(&status.reason)));
             }
         }
         let starting = |record: &Record| {

@@ -5,9 +5,10 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::Path;
 use std::process::ExitCode;
 
-use instances_core::layout::{AUTH_ROOT, RUNTIME_DIR};
+use instances_core::layout::AUTH_ROOT;
+use instances_core::network::Network;
 use instances_core::spec::InstanceName;
-use instances_sys::accounts::{self, Account};
+use instances_sys::accounts::Account;
 use instances_sys::files::Root;
 use instances_sys::installed;
 use instances_sys::net::{self, Changed, Up};
@@ -16,7 +17,8 @@ use instances_sys::setup::{self as state, Event, Request, Scripts};
 use instances_sys::sockets as shown;
 use instances_sys::systemctl::{self, Wait};
 use instances_sys::{
-    auth, backup, environment, events, proxy, supervise as supervisor, terminate as ending, trust,
+    auth, backup, environment, events, proxy, sandbox_root, supervise as supervisor,
+    terminate as ending, trust,
 };
 
 use super::Outcome;
@@ -182,11 +184,10 @@ pub(crate) fn places(args: &Places) -> Outcome {
 pub(crate) fn net(change: NetChange) -> Outcome {
     match change {
         NetChange::Up { name, rules, nft, network, pool } => {
+            net::finish_reload(&name)?;
             let network = network.map(|path| net::read_network(&path)).transpose()?;
             let network = network.filter(|network| network.policy.has_link());
-            let allow = network.as_ref().map(|network| network.allow.as_slice());
-            let destinations: Vec<_> =
-                allow.unwrap_or_default().iter().map(|allowed| allowed.cidr.network()).collect();
+            let destinations = network.as_ref().map(Network::destinations).unwrap_or_default();
             let pool = pool.filter(|_| network.is_some());
             let request =
                 Up { name: &name, rules: &rules, nft: &nft, pool, destinations: &destinations };
@@ -227,8 +228,7 @@ pub(crate) fn prepare(args: &Prepare) -> Outcome {
         home: &args.home,
         shell: &args.shell,
     };
-    let directory = Path::new(RUNTIME_DIR).join(args.name.as_str());
-    accounts::write(&directory, &account, &args.getent)?;
+    sandbox_root::make(&args.name, &account, &args.etc, &args.getent, args.merged_usr)?;
     if args.password {
         auth::ensure(Path::new(AUTH_ROOT), &args.name)?;
     }

@@ -24,10 +24,8 @@ pub(crate) struct Block {
 pub(crate) fn documents() -> Vec<Document> {
     let mut paths =
         vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "CHANGELOG.md".into()];
-    for path in files("docs") {
-        if path.extension().is_some_and(|end| end == "md") {
-            paths.push(format!("docs/{}", path.file_name().unwrap().display()));
-        }
+    for directory in ["docs", "examples"] {
+        pages(directory, &mut paths);
     }
     paths
         .into_iter()
@@ -36,6 +34,18 @@ pub(crate) fn documents() -> Vec<Document> {
             Document { path, text }
         })
         .collect()
+}
+
+/// Adds all pages below a directory.
+fn pages(directory: &str, paths: &mut Vec<String>) {
+    for path in files(directory) {
+        let inside = format!("{directory}/{}", path.file_name().unwrap().display());
+        if path.is_dir() {
+            pages(&inside, paths);
+        } else if path.extension().is_some_and(|end| end == "md") {
+            paths.push(inside);
+        }
+    }
 }
 
 /// One document.
@@ -73,14 +83,13 @@ impl Document {
         blocks
     }
 
-    /// The text without its blocks.
-    pub(crate) fn prose(&self) -> String {
+    /// The lines outside of its blocks, with their numbers.
+    pub(crate) fn lines_outside(&self) -> impl Iterator<Item = (usize, &str)> {
         let mut inside = false;
-        let outside = |line: &&str| {
+        self.text.lines().enumerate().filter_map(move |(number, line)| {
             let fence = line.starts_with("```");
             inside ^= fence;
-            !inside && !fence
-        };
-        self.text.lines().filter(outside).map(|line| format!("{line}\n")).collect()
+            (!inside && !fence).then_some((number + 1, line))
+        })
     }
 }

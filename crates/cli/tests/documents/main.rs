@@ -8,7 +8,10 @@
 )]
 
 mod blocks;
+mod classes;
 mod commands;
 mod json_schema;
+mod links;
+mod requirements;
 mod samples;
 mod words;

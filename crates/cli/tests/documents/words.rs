@@ -49,22 +49,6 @@ fn the_readme_names_every_command() {
 }
 
 #[test]
-fn every_link_between_documents_leads_somewhere() {
-    for document in documents() {
-        let directory = place::workspace().join(&document.path);
-        let directory = directory.parent().unwrap();
-        for after in document.prose().split("](").skip(1) {
-            let target = after.split(')').next().unwrap();
-            if target.contains("://") || target.starts_with('#') {
-                continue;
-            }
-            let file = target.split('#').next().unwrap();
-            assert!(directory.join(file).exists(), "{}: {target} does not exist", document.path);
-        }
-    }
-}
-
-#[test]
 fn the_man_page_and_every_completion_can_be_generated() {
     let man = program(&["man"]);
     assert!(man.starts_with(".ie") || man.contains(".TH opencode-instances 1"), "{man}");
@@ -86,4 +70,55 @@ fn the_help_tells_the_exit_statuses() {
     for (status, _) in opencode_instances::exit_statuses() {
         assert!(line.contains(&format!(" {status} ")), "{line}");
     }
+}
+
+/// Where they send who wants to change something.
+#[test]
+fn every_file_that_contributors_are_sent_to_exists() {
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for page in ["CONTRIBUTING.md", "docs/explanation/architecture.md"] {
+        for name in crate::blocks::document(page).text.split('`').skip(1).step_by(2) {
+            let (first, rest) = name.split_once('/').unwrap_or((name, ""));
+            let path = match first {
+                "core" | "sys" | "cli" | "lab" => format!("crates/{name}"),
+                "crates" | "xtask" | "nix" | "schema" | "docs" => name.to_owned(),
+                _ => continue,
+            };
+            // Patterns and places to be filled in.
+            let is_a_path = !rest.is_empty() && !path.contains([' ', '*', '{', '(']);
+            if !is_a_path || path.contains("NAME") || path.contains("VERSION") {
+                continue;
+            }
+            count += 1;
+            if !place::workspace().join(&path).exists() {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(count > 60, "{count}");
+    assert!(missing.is_empty(), "do not exist: {missing:#?}");
+}
+
+#[test]
+fn every_guarantee_names_its_test() {
+    let page = crate::blocks::document("docs/explanation/guarantees.md").text;
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 25, "{}", rows.len());
+    for row in rows {
+        let proof = row.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        let is_code =
+            ["crates", "xtask"].iter().any(|top| proof.contains(&format!("](../../{top}/")));
+        assert!(is_code, "no test: {row}");
+    }
+}
+
+#[test]
+fn the_page_on_nixos_lists_the_modules_that_the_rules_need() {
+    let page = crate::blocks::document("docs/how-to/nixos.md").text;
+    let (_, list) = page.split_once("boot.kernelModules = [").unwrap();
+    let (list, _) = list.split_once("];").unwrap();
+    let listed: Vec<&str> = list.split_whitespace().map(|word| word.trim_matches('"')).collect();
+    let needed: Vec<&str> = instances_core::nft::MODULES.into_iter().chain(["veth"]).collect();
+    assert_eq!(listed, needed);
 }

@@ -52,10 +52,11 @@ pub(crate) fn same_directory(count: usize) -> String {
     wrong(count, |index| format!("directory = \"/srv/project\"\nlisten.port = {}\n", 1024 + index))
 }
 
-/// `count` instances of which each lies inside the one before it, as deep as paths may be.
+/// `count` instances of which each lies inside the one before it, about as deep as paths may be: with few
+/// instances as with many, so that each adds as many bytes.
 pub(crate) fn nested_directories(count: usize) -> String {
     wrong(count, |index| {
-        let directory = "/d".repeat(2 + index % 2000);
+        let directory = "/d".repeat(1900 + index % 100);
         format!("directory = \"{directory}\"\nlisten.port = {}\n", 1024 + index)
     })
 }

@@ -1,5 +1,5 @@
 //! What is tried from inside an instance: the one catalogue, read by the audit, by the tests and by
-//! `docs/threat-model.md`.
+//! `docs/explanation/threat-model.md`.
 
 use std::net::IpAddr;
 

@@ -3,6 +3,7 @@
 use super::report::Row;
 use super::unit::Loaded;
 use crate::bound::is_below;
+use crate::controls::{BARE_SYS, BARE_SYS_DIR, PROCESSORS};
 use crate::units::places;
 
 /// One mount of a process.
@@ -191,6 +192,7 @@ pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
             row.find(what, restart.to_owned());
         }
     }
+    judge_sys(row, unit, mounts, restart);
     let root = mounts.iter().find(|mount| mount.target == "/").map(|mount| mount.root.as_str());
     let empty = unit.values("RootDirectory").last().and_then(|path| path.strip_prefix("/run"));
     if let Some(root) = root.filter(|root| empty.is_none_or(|empty| !root.ends_with(empty))) {
@@ -206,6 +208,31 @@ pub fn judge(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
     }
     let writable = mounts.iter().filter(|mount| mount.writable).count();
     row.effective = format!("{} mounts, {writable} writable", mounts.len());
+}
+
+/// Judges that `/sys` is bare where that is declared: nothing is mounted below it but what is declared, and control
+/// groups.
+fn judge_sys(row: &mut Row, unit: &Loaded, mounts: &[Mount], restart: &str) {
+    if !unit.values("BindReadOnlyPaths").contains(&BARE_SYS) {
+        return;
+    }
+    // The kernel names it from the root of its file system.
+    let source = BARE_SYS_DIR.trim_start_matches("/run");
+    for mount in mounts.iter().filter(|mount| is_below(&mount.target, "/sys")) {
+        // systemd 252 mounts the empty directory there once more.
+        let bare =
+            |below: &str| mount.root.strip_suffix(below).is_some_and(|root| root.ends_with(source));
+        let right = match mount.target.as_str() {
+            "/sys" => bare(""),
+            PROCESSORS => true,
+            "/sys/fs/cgroup" => mount.kind == "cgroup2" || bare("/fs/cgroup"),
+            _ => false,
+        };
+        if !right {
+            let what = format!("{} shows more of the host than was declared", mount.target);
+            row.find(what, restart.to_owned());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +257,38 @@ mod tests {
         let mut row = Row::new("mounts", String::new(), String::new());
         judge(&mut row, &unit(text), &mounts, "restart");
         row.findings.into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn a_bare_sys_is_the_empty_directory_and_nothing_below_it() {
+        let source = BARE_SYS_DIR.trim_start_matches("/run");
+        let text = format!("BindReadOnlyPaths={BARE_SYS}\nBindReadOnlyPaths={PROCESSORS}\n");
+        let found = |text: &str, mounts: &[(&str, &str, &str)]| {
+            let mount = |&(target, root, kind): &(&str, &str, &str)| Mount {
+                target: target.to_owned(),
+                root: root.to_owned(),
+                writable: false,
+                kind: kind.to_owned(),
+            };
+            let mounts: Vec<Mount> = mounts.iter().map(mount).collect();
+            let mut row = Row::new("mounts", String::new(), String::new());
+            judge_sys(&mut row, &unit(text), &mounts, "restart");
+            row.findings.len()
+        };
+        let below = format!("{source}/fs/cgroup");
+        let right = [("/sys", source, "tmpfs"), (PROCESSORS, "/devices/system", "sysfs")];
+        assert_eq!(found(&text, &right), 0);
+        assert_eq!(found(&text, &[("/sys/fs/cgroup", "/", "cgroup2")]), 0);
+        assert_eq!(found(&text, &[("/sys/fs/cgroup", &below, "tmpfs")]), 0);
+        for wrong in [
+            ("/sys", "/", "sysfs"),
+            ("/sys", "/", "tmpfs"),
+            ("/sys/class", "/class", "sysfs"),
+            ("/sys/fs/cgroup", "/fs/cgroup", "sysfs"),
+        ] {
+            assert_eq!(found(&text, &[wrong]), 1, "{wrong:?}");
+            assert_eq!(found("BindReadOnlyPaths=/usr\n", &[wrong]), 0, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -98,7 +98,8 @@ pub fn same(directive: &str, values: &[&str], property: &str) -> bool {
         "ProtectControlGroups" | "PrivateTmp" | "PrivateUsers" => {
             property == last || property == "yes" && matches!(last, "strict" | "self" | "connected")
         }
-        "LoadCredential" | "Environment" => true,
+        // The places are held against the kernel's list.
+        "BindReadOnlyPaths" | "LoadCredential" | "Environment" => true,
         _ => plain(property) == plain(last),
     }
 }

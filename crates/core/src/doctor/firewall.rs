@@ -245,6 +245,8 @@ impl Packet<'_> {
         } else if let Some(protocol) = left.pointer("/payload/protocol").and_then(Value::as_str) {
             let field = left.pointer("/payload/field").and_then(Value::as_str);
             self.payload(protocol, field.unwrap_or_default(), right)
+        } else if let Some(fib) = left.get("fib") {
+            has_way_back(fib, right)
         } else {
             Match::Perhaps
         };
@@ -273,6 +275,20 @@ impl Packet<'_> {
             _ => Match::Perhaps,
         }
     }
+}
+
+/// A reverse path filter asks whether there is a way back to where a packet comes from. There is one: an instance has its
+/// link, and an answer comes by the way that was taken.
+fn has_way_back(fib: &Value, right: &Value) -> Match {
+    let is_source = |flag: &Value| flag.as_str() == Some("saddr");
+    let of_source = match fib.get("flags") {
+        Some(Value::Array(flags)) => flags.iter().any(is_source),
+        Some(flag) => is_source(flag),
+        None => false,
+    };
+    // Newer versions of nft call the result `check`.
+    let asks = of_source && matches!(text(fib, "result"), "oif" | "check");
+    right.as_bool().filter(|_| asks).map_or(Match::Perhaps, Match::known)
 }
 
 /// Whether one of the values matches: a single one, a list, or a set that is written out.
@@ -411,6 +427,16 @@ mod tests {
         assert_eq!(port(json!(443)), None);
         assert_eq!(port(json!({ "set": [22, { "range": [400, 500] }] })), None);
         assert_eq!(port(json!({ "set": [22, 80] })), Some(false));
+        let fib = |flags: Value, exists: Value, verdict: Value| {
+            let left = json!({ "fib": { "result": "oif", "flags": flags } });
+            rule("c", json!([is(left, exists), verdict]))
+        };
+        let filter = |flags: Value| fib(flags, json!(true), accept.clone());
+        assert_eq!(stops_of("drop", &[filter(json!(["saddr", "mark", "iif"]))], OUT), None);
+        assert_eq!(stops_of("drop", &[filter(json!("saddr"))], answer), None);
+        assert_eq!(stops_of("drop", &[filter(json!(["daddr", "iif"]))], OUT), Some(true));
+        let missing = fib(json!(["saddr", "iif"]), json!(false), drop.clone());
+        assert_eq!(stops_of("accept", &[missing], OUT), None);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The judgement of what was seen.
 
 use super::firewall::{Owner, Packet, Stop, stops};
-use super::observed::{ControlGroups, Kind, Leftover, Observed, Package, Room};
+use super::observed::{ControlGroups, Kind, Leftover, Observed, Package, Room, Switch};
 use super::{Code, Finding};
 use crate::audit::NEWER;
 use crate::dialect::Dialect;
 use crate::facts::OLDEST_SYSTEMD;
+use crate::nft::MODULES;
 use crate::opencode;
 use crate::terminal::harmless;
 
@@ -13,6 +14,9 @@ use crate::terminal::harmless;
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// Said when less is left, in bytes; on a small file system a fiftieth of it.
 const LEAST: u64 = 256 << 20;
+/// Where a packet of an instance's or an answer comes by, in this order.
+const HOOKS: [&str; 3] = [EARLY, "forward", "postrouting"];
+const EARLY: &str = "prerouting";
 /// An interface of a link as rules see it, where there is none yet.
 const ANY_LINK: &str = "oc-0123456789ab";
 
@@ -21,10 +25,12 @@ pub fn judge(seen: &Observed) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(systemd(seen));
     found.extend(nft(seen));
+    found.extend(veth(seen));
     found.extend(control_groups(seen));
-    found.extend(forwarding(seen));
+    found.extend(seen.switched_off.iter().map(forwarding));
     found.extend(firewalls(seen));
     found.extend(listeners(seen));
+    found.extend(legacy(seen));
     found.extend(ipv6(seen));
     found.extend(resolvers(seen));
     found.extend(seen.rooms.iter().flat_map(room));
@@ -68,7 +74,10 @@ fn systemd(seen: &Observed) -> Vec<Finding> {
                         "systemd {version} has no {}, which is of the control {}",
                         newer.directive, newer.control
                     ),
-                    format!("systemd {} has it; `docs/sandbox.md` says what it stops", newer.since),
+                    format!(
+                        "systemd {} has it; `docs/reference/controls.md` says what it stops",
+                        newer.since
+                    ),
                 )
             })
             .collect(),
@@ -77,19 +86,35 @@ fn systemd(seen: &Observed) -> Vec<Finding> {
 
 fn nft(seen: &Observed) -> Option<Finding> {
     let nft = &seen.nft;
-    match (&nft.version, &nft.table) {
+    match (&nft.version, &nft.rules) {
         (Some(Err(why)), _) => Some(finding(
             Code::NoNft,
             format!("{} does not work: {why}", nft.path),
             "install nftables, as with `apt install nftables`",
         )),
         (_, Some(Err(why))) => Some(finding(
-            Code::NoTable,
-            format!("no table can be made in a fresh network namespace: {why}"),
-            "load the kernel's module: modprobe nf_tables; in a container, let it have its own nftables",
+            Code::NoRules,
+            format!(
+                "rules of instances and of the host cannot be loaded in a fresh network namespace: {why}"
+            ),
+            format!(
+                "modprobe --all {}; where modules are locked, have them loaded at boot; in a container, let its \
+                 host load them, and let it have its own nftables",
+                MODULES.join(" ")
+            ),
         )),
         _ => None,
     }
+}
+
+fn veth(seen: &Observed) -> Option<Finding> {
+    let why = seen.veth.as_ref()?.as_ref().err()?;
+    Some(finding(
+        Code::NoVeth,
+        format!("no link can be made in a fresh network namespace: {why}"),
+        "modprobe veth; where modules are locked, have it loaded at boot; in a container, let its host load it, \
+         and let it write to /proc/sys/net",
+    ))
 }
 
 fn control_groups(seen: &Observed) -> Vec<Finding> {
@@ -120,42 +145,55 @@ fn control_groups(seen: &Observed) -> Vec<Finding> {
     )]
 }
 
-fn forwarding(seen: &Observed) -> Vec<Finding> {
-    let off = seen.links.iter().filter(|link| link.forwarding == Some(false));
-    off.map(|link| {
-        finding(
-            Code::NotForwarded,
-            format!(
-                "net.ipv4.conf.{}.forwarding is 0: `{}` reaches nothing",
-                link.name, link.instance
-            ),
-            format!("systemctl reload opencode-net@{}", link.instance),
-        )
-    })
-    .collect()
+fn forwarding(switch: &Switch) -> Finding {
+    let Switch { setting, instances } = switch;
+    let who = match instances.as_slice() {
+        [one] => format!("`{one}`"),
+        [one, other] => format!("`{one}` and `{other}`"),
+        [one, others @ ..] => format!("`{one}` and {} others", others.len()),
+        [] => "instances".to_owned(),
+    };
+    // An interface may have dots in its name; then sysctl wants slashes around it.
+    let name = if setting.contains('.') { setting.clone() } else { setting.replace('/', ".") };
+    let what = if setting.ends_with("/src_valid_mark") {
+        format!("with it at 0 the reverse path filter (rp_filter) drops what comes back to {who}")
+    } else if setting.starts_with("net/ipv6/") {
+        format!("with it at 0 nothing of {who} is forwarded over IPv6 there")
+    } else {
+        format!("with it at 0 nothing that comes in there is forwarded, of or to {who}")
+    };
+    finding(Code::NotForwarded, format!("{name}: {what}"), format!("sysctl -w {name}=1"))
 }
 
 fn firewalls(seen: &Observed) -> Vec<Finding> {
     let Some(ruleset) = &seen.ruleset else { return Vec::new() };
     let link = seen.links.first().map_or(ANY_LINK, |link| link.name.as_str());
     let uplink = seen.uplink.as_deref();
-    let out = Packet { from: Some(link), to: uplink, is_answer: false, port: Some(443) };
-    let back = Packet { from: uplink, to: Some(link), is_answer: true, port: None };
-    let out = stops(ruleset, "forward", out);
-    let mut found: Vec<Finding> =
-        out.iter().map(|stop| dropped(stop, "what instances send")).collect();
-    let back = stops(ruleset, "forward", back);
-    let same =
-        |stop: &Stop| out.iter().any(|one| one.chain == stop.chain && one.table == stop.table);
-    found.extend(
-        back.iter().filter(|stop| !same(stop)).map(|stop| dropped(stop, "answers to instances")),
-    );
+    let mut found = Vec::new();
+    for hook in HOOKS {
+        // Before its way is decided a packet goes nowhere.
+        let to = |link| if hook == EARLY { None } else { link };
+        let out = Packet { from: Some(link), to: to(uplink), is_answer: false, port: Some(443) };
+        let back = Packet { from: uplink, to: to(Some(link)), is_answer: true, port: None };
+        let out = stops(ruleset, hook, out);
+        found.extend(out.iter().map(|stop| dropped(stop, hook, "what instances send")));
+        let back = stops(ruleset, hook, back);
+        let same =
+            |stop: &Stop| out.iter().any(|one| one.chain == stop.chain && one.table == stop.table);
+        let alone = back.iter().filter(|stop| !same(stop));
+        found.extend(alone.map(|stop| dropped(stop, hook, "answers to instances")));
+    }
     found
 }
 
 /// What a chain does, and the lines that let instances through.
-fn dropped(stop: &Stop, what: &str) -> Finding {
+fn dropped(stop: &Stop, hook: &str, what: &str) -> Finding {
     let Stop { family, table, chain, owner, perhaps } = stop;
+    let to_link = if hook == EARLY { "" } else { "oifname '\"oc-*\"' " };
+    let lines = format!(
+        "nft insert rule {family} {table} {chain} iifname '\"oc-*\"' accept; nft insert rule {family} {table} \
+         {chain} {to_link}ct state established,related accept; and the same rules where the table is made"
+    );
     let (who, remedy) = match owner {
         Owner::Docker => (
             "Docker's, ",
@@ -169,21 +207,16 @@ fn dropped(stop: &Stop, what: &str) -> Finding {
                 .to_owned(),
         ),
         Owner::Ufw => ("ufw's, ", "ufw route allow in on oc-+".to_owned()),
-        Owner::Other => (
-            "",
-            format!(
-                "nft insert rule {family} {table} {chain} iifname '\"oc-*\"' accept; nft insert rule \
-                 {family} {table} {chain} oifname '\"oc-*\"' ct state established,related accept; and the \
-                 same rules where the table is made"
-            ),
-        ),
+        Owner::Other => ("", lines.clone()),
     };
+    // What these programs offer is about the forward hook.
+    let remedy = if hook == "forward" { remedy } else { lines };
     let (code, drops) =
         if *perhaps { (Code::MayBeDropped, "may drop") } else { (Code::ForwardDropped, "drops") };
     finding(
         code,
         format!(
-            "the chain {chain} of table {family} {table}, {who}at the hook forward, {drops} {what}"
+            "the chain {chain} of table {family} {table}, {who}at the hook {hook}, {drops} {what}"
         ),
         remedy,
     )
@@ -217,6 +250,18 @@ fn listeners(seen: &Observed) -> Vec<Finding> {
         }
     }
     found
+}
+
+fn legacy(seen: &Observed) -> Option<Finding> {
+    let tables = seen.legacy.join(", ");
+    (!seen.legacy.is_empty()).then(|| {
+        finding(
+            Code::LegacyRules,
+            format!("rules of iptables-legacy that doctor cannot read: tables {tables}"),
+            "iptables-legacy-save and ip6tables-legacy-save show them: see that none drops what comes in from \
+             oc-+, or its answers; doctor reads those of iptables-nft",
+        )
+    })
 }
 
 fn ipv6(seen: &Observed) -> Option<Finding> {
@@ -275,21 +320,28 @@ fn room(room: &Room) -> Vec<Finding> {
 }
 
 fn package(package: &Package) -> Option<Finding> {
-    let names = package.instances.join(", ");
+    let Package { path, instances, version } = package;
+    let it = match instances.as_slice() {
+        [] => path.clone(),
+        names => format!("{path}, of {},", names.join(", ")),
+    };
     let newest = opencode::known("").version;
-    let remedy =
-        format!("let `package` name opencode {newest}, or what was tested since: `apply` says");
-    let Some(version) = &package.version else {
-        let what = format!("{}, of {names}, does not say which opencode it is", package.path);
-        return Some(finding(Code::NoPackage, what, remedy));
+    let remedy = format!(
+        "let `package` name opencode {newest}, or another 1.x, in a place where only root can write"
+    );
+    let version = match version {
+        Ok(version) => version,
+        Err(why) => {
+            let what = format!("{it} cannot be told for an opencode: {why}");
+            return Some(finding(Code::NoPackage, what, remedy));
+        }
     };
     if !Dialect::of(Some(version)).verified {
-        let what =
-            format!("{}, of {names}, is opencode {version}, which was not tested", package.path);
+        let what = format!("{it} is opencode {version}, and no test runs any of its generation");
         return Some(finding(Code::NoPackage, what, remedy));
     }
     (!opencode::known(version).exact).then(|| {
-        let what = format!("{}, of {names}, is opencode {version}", package.path);
+        let what = format!("{it} is opencode {version}");
         finding(Code::OtherVersion, what, format!("its settings are judged as those of {newest}"))
     })
 }
@@ -423,7 +475,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::doctor::observed::{Clock, Kernel, Link, Listener, Nft, Secret};
+    use crate::doctor::observed::{Clock, Kernel, Listener, Nft, Secret};
     use serde_json::{Value, json};
 
     /// A host on which all is well.
@@ -433,8 +485,9 @@ mod tests {
             nft: Nft {
                 path: "/usr/sbin/nft".to_owned(),
                 version: Some(Ok("1.1.3".to_owned())),
-                table: Some(Ok(())),
+                rules: Some(Ok(())),
             },
+            veth: Some(Ok(())),
             control_groups: ControlGroups::With(CONTROLLERS.map(str::to_owned).into()),
             ruleset: Some(json!({ "nftables": [] })),
             uplink: Some("eth0".to_owned()),
@@ -479,15 +532,20 @@ mod tests {
         vec![Leftover { kind, name: name.to_owned() }]
     }
 
+    fn off(setting: &str, instances: &[&str]) -> Vec<Switch> {
+        let instances = instances.iter().map(|&name| name.to_owned()).collect();
+        vec![Switch { setting: setting.to_owned(), instances }]
+    }
+
     fn set(seen: &mut Observed, name: &str, value: &str) {
         seen.kernel.settings.insert(name.to_owned(), value.to_owned());
     }
 
-    fn of_package(version: Option<&str>) -> Vec<Package> {
+    fn of_package(version: Result<&str, &str>) -> Vec<Package> {
         vec![Package {
             path: "/opt/opencode".to_owned(),
             instances: vec!["web".to_owned()],
-            version: version.map(str::to_owned),
+            version: version.map(str::to_owned).map_err(str::to_owned),
         }]
     }
 
@@ -500,21 +558,63 @@ mod tests {
         (Code::NoNft, "apt install nftables", |seen| {
             seen.nft.version = Some(Err("gone".to_owned()));
         }),
-        (Code::NoTable, "modprobe nf_tables", |seen| seen.nft.table = Some(Err("no".to_owned()))),
+        (Code::NoRules, "fib: no. modprobe --all nf_tables", |seen| {
+            seen.nft.rules = Some(Err("fib: no.".to_owned()));
+        }),
+        (Code::NoVeth, "not supported modprobe veth", |seen| {
+            seen.veth = Some(Err("not supported".to_owned()));
+        }),
         (Code::NoCgroups, "/sys/fs/cgroup", |seen| seen.control_groups = ControlGroups::Missing),
         (Code::NoController, "cgroup_enable=memory", |seen| {
             seen.control_groups =
                 ControlGroups::With(["cpu", "io", "pids"].map(str::to_owned).into());
         }),
-        (Code::NotForwarded, "systemctl reload opencode-net@web", |seen| {
-            let (name, instance) = ("oc-1".to_owned(), "web".to_owned());
-            seen.links = vec![Link { name, instance, forwarding: Some(false) }];
+        (Code::NotForwarded, "to `web` sysctl -w net.ipv4.conf.oc-1.forwarding=1", |seen| {
+            seen.switched_off = off("net/ipv4/conf/oc-1/forwarding", &["web"]);
         }),
+        (
+            Code::NotForwarded,
+            "to `a` and `b` sysctl -w net/ipv4/conf/eth0.7/forwarding=1",
+            |seen| {
+                seen.switched_off = off("net/ipv4/conf/eth0.7/forwarding", &["a", "b"]);
+            },
+        ),
+        (
+            Code::NotForwarded,
+            "of `a` and 2 others is forwarded over IPv6 there sysctl -w net.ipv6",
+            |seen| {
+                seen.switched_off = off("net/ipv6/conf/all/forwarding", &["a", "b", "c"]);
+            },
+        ),
+        (
+            Code::NotForwarded,
+            "back to `web` sysctl -w net.ipv4.conf.eth0.src_valid_mark=1",
+            |seen| {
+                seen.switched_off = off("net/ipv4/conf/eth0/src_valid_mark", &["web"]);
+            },
+        ),
         (Code::ForwardDropped, "nft insert rule inet t c iifname", |seen| {
             seen.ruleset = Some(chain("forward", "t"));
         }),
         (Code::ForwardDropped, "firewall-cmd", |seen| {
             seen.ruleset = Some(chain("forward", "firewalld"));
+        }),
+        (
+            Code::ForwardDropped,
+            "prerouting, drops what instances send nft insert rule inet t c",
+            |seen| {
+                seen.ruleset = Some(chain("prerouting", "t"));
+            },
+        ),
+        (
+            Code::ForwardDropped,
+            "insert rule inet firewalld c oifname '\"oc-*\"' ct state",
+            |seen| {
+                seen.ruleset = Some(chain("postrouting", "firewalld"));
+            },
+        ),
+        (Code::LegacyRules, "ip filter, ip6 nat", |seen| {
+            seen.legacy = vec!["ip filter".to_owned(), "ip6 nat".to_owned()];
         }),
         (Code::ListenerDropped, "tcp dport 4101 accept", |seen| {
             seen.ruleset = Some(chain("input", "t"));
@@ -524,8 +624,14 @@ mod tests {
         (Code::SilentResolvers, "192.0.2.1", |seen| seen.resolvers[0].1 = false),
         (Code::LittleRoom, "only 3 MiB are left", |seen| seen.rooms[0].bytes.0 = 3 << 20),
         (Code::FewInodes, "only 3 of 2000", |seen| seen.rooms[0].files.0 = 3),
-        (Code::NoPackage, "does not say", |seen| seen.packages = of_package(None)),
-        (Code::NoPackage, "opencode 2.0.1", |seen| seen.packages = of_package(Some("2.0.1"))),
+        (Code::NoPackage, "/opt/opencode, of web, cannot be told for an opencode: gone", |seen| {
+            seen.packages = of_package(Err("gone"));
+        }),
+        (Code::NoPackage, "/opt/opencode cannot be told", |seen| {
+            seen.packages = of_package(Err("gone"));
+            seen.packages[0].instances.clear();
+        }),
+        (Code::NoPackage, "opencode 2.0.1", |seen| seen.packages = of_package(Ok("2.0.1"))),
         (Code::EarlyClock, "500 s behind", |seen| seen.clock.now = 500),
         (Code::NoNamespaces, "sysctl -w", |seen| set(seen, "user.max_user_namespaces", "0")),
         (Code::NoSeccomp, "CONFIG_SECCOMP_FILTER", |seen| seen.kernel.seccomp = Some(false)),
@@ -580,7 +686,7 @@ mod tests {
         (Code::SilentResolver, "no answer from 192.0.2.2", |seen| {
             seen.resolvers.push(("192.0.2.2".parse().unwrap(), false));
         }),
-        (Code::OtherVersion, "opencode 1.19.0", |seen| seen.packages = of_package(Some("1.19.0"))),
+        (Code::OtherVersion, "opencode 1.19.0", |seen| seen.packages = of_package(Ok("1.19.0"))),
         (Code::Unsynchronised, "timedatectl", |seen| seen.clock.synchronised = Some(false)),
         (Code::NestedNeedsMore, "kernel.unprivileged_userns_clone=1", |seen| {
             set(seen, "kernel.unprivileged_userns_clone", "0");

@@ -12,14 +12,20 @@ pub struct Observed {
     pub systemd: Option<u32>,
     /// nft and what it can do.
     pub nft: Nft,
+    /// Whether a link could be made in a fresh namespace, or why not.
+    pub veth: Option<Result<(), String>>,
     /// The unified hierarchy of control groups.
     pub control_groups: ControlGroups,
     /// All tables, as `nft -j list ruleset` shows them.
     pub ruleset: Option<Value>,
+    /// Tables of iptables-legacy, which are not among these, as in `ip filter`.
+    pub legacy: Vec<String>,
     /// The interface that the way to the internet goes through.
     pub uplink: Option<String>,
     /// Links of instances.
     pub links: Vec<Link>,
+    /// Settings of the kernel that these links need, and that are off.
+    pub switched_off: Vec<Switch>,
     /// Listeners that others than this host reach.
     pub listeners: Vec<Listener>,
     /// Whether the host has a way to the internet over IPv6.
@@ -28,7 +34,7 @@ pub struct Observed {
     pub resolvers: Vec<(IpAddr, bool)>,
     /// Room on the file systems of state.
     pub rooms: Vec<Room>,
-    /// The packages of instances.
+    /// The packages of instances; where none is installed, those that will be taken.
     pub packages: Vec<Package>,
     /// The clock.
     pub clock: Clock,
@@ -63,8 +69,8 @@ pub struct Nft {
     pub path: String,
     /// What it says of its version, or why it does not.
     pub version: Option<Result<String, String>>,
-    /// Whether a table could be made in a fresh namespace, or why not.
-    pub table: Option<Result<(), String>>,
+    /// Whether rules such as those of instances and of the host could be loaded in a fresh namespace, or why not.
+    pub rules: Option<Result<(), String>>,
 }
 
 /// A link of an instance.
@@ -74,8 +80,15 @@ pub struct Link {
     pub name: String,
     /// Whose it is.
     pub instance: String,
-    /// Whether IPv4 is forwarded for it.
-    pub forwarding: Option<bool>,
+}
+
+/// A setting of the kernel that is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// As sysctl takes it when it separates by slashes.
+    pub setting: String,
+    /// Whose packets need it; at least one.
+    pub instances: Vec<String>,
 }
 
 /// A listener of an instance.
@@ -98,15 +111,15 @@ pub struct Room {
     pub files: (u64, u64),
 }
 
-/// A package of instances.
+/// An opencode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
-    /// As it was declared.
+    /// As it was declared, or where it was found.
     pub path: String,
-    /// Who uses it.
+    /// Who uses it; nobody where it was found and no instance is declared.
     pub instances: Vec<String>,
-    /// Its version, or nothing where nobody says it.
-    pub version: Option<String>,
+    /// Its version, or why nobody can say it.
+    pub version: Result<String, String>,
 }
 
 /// The clock.
@@ -116,7 +129,7 @@ pub struct Clock {
     pub synchronised: Option<bool>,
     /// Seconds since 1970.
     pub now: u64,
-    /// The youngest of this program and the state, with its time.
+    /// The youngest of this program and what root wrote, with its time.
     pub youngest: Option<(String, u64)>,
 }
 

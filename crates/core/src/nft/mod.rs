@@ -8,15 +8,17 @@
 
 mod elements;
 mod host;
+mod trial;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 pub use host::{
-    HostLink, LINK_MARK, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, host_elements, host_table,
-    one_stub,
+    HostLink, INNER_SETS, LINK_MARK, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, end_masquerade,
+    host_elements, host_table, one_stub,
 };
+pub use trial::{MODULES, trial};
 
 use crate::layout::NFT_TABLE;
 use crate::network::{Network, Policy};

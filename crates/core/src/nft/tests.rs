@@ -135,7 +135,8 @@ fn the_hosts_table_is_replaced_whole() {
             .map(|ip| ip.parse().unwrap())
             .to_vec(),
     };
-    let text = host_table(&links, &stubs);
+    let inner = ["10.219.0.1", "10.219.0.3", "fd00::3"].map(|ip| ip.parse().unwrap());
+    let text = host_table(&links, &inner, &stubs);
     assert_eq!(
         statements(&text),
         [
@@ -146,13 +147,13 @@ fn the_hosts_table_is_replaced_whole() {
     );
     assert!(text.contains("\t\t\t\"oc-abc\" . 10.219.0.1,\n"));
     assert!(text.contains("\t\t\t\"oc-abc\" . fd00::1,\n"));
-    for element in ["64950", "127.0.0.53", "192.0.2.1", "fe80::1"] {
+    for element in ["64950", "127.0.0.53", "192.0.2.1", "fe80::1", "10.219.0.3", "fd00::3"] {
         assert!(text.contains(&format!("\t\t\t{element},\n")), "{text}");
     }
     // Before anything of theirs may leave.
     let output = text.split("chain output {").nth(1).unwrap();
     assert!(output.lines().nth(2).unwrap().contains("meta skuid @stubs goto stubs"), "{output}");
-    assert!(!host_table(&[], &Stubs::default()).contains("elements"));
+    assert!(!host_table(&[], &[], &Stubs::default()).contains("elements"));
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn a_dormant_table_differs_in_its_name_alone() {
         let back = other.replace("\tflags dormant;\n", "").replace("opencode_next", "opencode");
         assert_eq!(back, text.replace("\ntable inet opencode\n", "\n"));
     }
-    let host = host_table(&[], &Stubs::default());
+    let host = host_table(&[], &[], &Stubs::default());
     assert_eq!(dormant(&host, "opencode_host", "x").matches(" inet x").count(), 2);
 }
 

@@ -6,7 +6,7 @@ use crate::facts::HostFacts;
 use crate::spec::{AbsPath, Instance};
 use crate::unit::{Entry, Value};
 
-/// What the server should not do on its own; see `docs/units.md` for what each one stops.
+/// What the server should not do on its own; see `docs/reference/units.md` for what each one stops.
 const QUIET: &[(&str, &str)] = &[
     ("OPENCODE_DISABLE_AUTOUPDATE", "1"),
     ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1"),

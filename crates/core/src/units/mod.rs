@@ -201,7 +201,12 @@ impl Names<'_> {
         format!("{CONFIG_DIR}/{}/network.json", self.0)
     }
 
-    /// The empty directory that is the root of the sandbox; only mount points come into being in it.
+    /// The generated files of the sandbox's `/etc`, in which links lead to them.
+    pub fn etc(self) -> String {
+        format!("{CONFIG_DIR}/{}/etc", self.0)
+    }
+
+    /// The directory that is the root of the sandboxes: links, names of accounts, and mount points.
     pub fn root(self) -> String {
         format!("{RUNTIME_DIR}/{}/root", self.0)
     }
@@ -225,6 +230,23 @@ impl Names<'_> {
     pub fn runtime_dir(self) -> String {
         format!("{RUNTIME_DIR}/{}", self.0)
     }
+}
+
+/// Whose a unit or an installed file is, by its name or path; nobody's where it is the fleet's, or none of ours.
+pub fn owner(path: &str) -> Option<InstanceName> {
+    let below = path.strip_prefix(CONFIG_DIR).and_then(|rest| rest.strip_prefix('/'));
+    if let Some((name, _)) = below.and_then(|rest| rest.split_once('/')) {
+        return InstanceName::new(name).ok();
+    }
+    let file = path.rsplit_once('/').map_or(path, |(_, file)| file);
+    let stem = file.strip_prefix("opencode-")?.rsplit_once('.')?.0;
+    let name = match stem.split_once('@') {
+        None => stem,
+        Some(("host", _)) => return None,
+        Some(("hostport", rest)) => rest.rsplit_once('-')?.0,
+        Some((_, name)) => name,
+    };
+    InstanceName::new(name).ok()
 }
 
 pub(crate) use switch::RELOADS;

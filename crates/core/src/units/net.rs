@@ -1,7 +1,8 @@
 //! `opencode-net@NAME.service`: what root prepares for an instance. Its network namespace with the
-//! policy in it, the names of its accounts, its password.
+//! policy in it, the root of its sandboxes with the names of its accounts, its password.
 
 use crate::facts::HostFacts;
+use crate::host_files;
 use crate::spec::Instance;
 use crate::unit::escape::{Command, Word};
 use crate::unit::{Section, Unit, Value};
@@ -60,7 +61,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
                 format!("opencode-instances/{name}/root"),
                 format!("opencode-instances/{name}/failure"),
             ]),
-            "the second one is the empty root of the sandboxes, the third says why a start failed",
+            "the second one is the root of the sandboxes, the third says why a start failed",
         )
         .set("RuntimeDirectoryMode", Value::word("0755"))
         .set_why(
@@ -94,7 +95,7 @@ fn service(instance: &Instance, facts: &HostFacts) -> Section {
         .extend(switch::namespace(instance, facts))
 }
 
-/// Accounts that have names inside, and the password if one is to be made.
+/// What the root of the sandboxes holds, the names of accounts among it, and the password if one is to be made.
 fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
     // passwd(5) cannot hold a colon. Programs go by the variable HOME before they look there.
     let home = Some(instance.state_dir.as_str()).filter(|path| !path.contains(':'));
@@ -115,6 +116,13 @@ fn prepare(instance: &Instance, facts: &HostFacts) -> Vec<Word> {
     ]
     .map(Word::from)
     .to_vec();
+    // A change of the list is a change of the unit, which makes the links anew.
+    for (file, _) in host_files::sandbox_etc(instance) {
+        argv.extend(["--etc", file].map(Word::from));
+    }
+    if facts.nixos.is_none() {
+        argv.push("--merged-usr".into());
+    }
     for group in &instance.extra_groups {
         argv.push("--extra-group".into());
         argv.push(group.as_str().into());

@@ -2,7 +2,7 @@
 
 use crate::bound::Access;
 use crate::config;
-use crate::controls::HARDWARE;
+use crate::controls::{BARE_SYS_DIR, PROCESSORS};
 use crate::facts::{HostFacts, NixOs, StoreBind};
 use crate::guard;
 use crate::plan::short_digest;
@@ -150,9 +150,6 @@ pub(crate) fn namespace(names: Names<'_>) -> [Entry; 2] {
     ]
 }
 
-/// The host's programs, read-only. Nothing else of the host is visible below the empty root.
-const SYSTEM: &[&str] = &["/bin", "/sbin", "/lib", "/lib64"];
-
 /// The files of the host's `/etc` that programs need and that tell nothing about the host.
 const ETC: &[&str] = &[
     "/etc/alternatives",
@@ -178,7 +175,8 @@ pub(crate) enum Programs {
     Own,
 }
 
-/// An empty root with the system's programs in it.
+/// A root that holds what `prepare` made, with the system's programs in it. It is made before, and not mounted
+/// place by place: systemd reads the list of all mounts again for each place that it makes read-only.
 ///
 /// A directory of its own and not `TemporaryFileSystem=/`: `ProtectSystem=strict` claims `/` too,
 /// and systemd then drops the file system without a word and shows the whole host.
@@ -201,31 +199,40 @@ pub(crate) fn empty_root(instance: &Instance, facts: &HostFacts, programs: Progr
     ];
     entries.extend(match &facts.nixos {
         Some(nixos) => store(instance, nixos, programs),
-        None => usr(facts),
+        None => usr(facts, programs),
     });
     if programs == Programs::Agent {
         entries.extend(tools(instance, facts));
+        entries.push(why(
+            "BindReadOnlyPaths",
+            Value::bind_to(BARE_SYS_DIR, "/sys"),
+            "with the next line: not the host's devices and network links, which /sys shows to every namespace",
+        ));
+        entries.push(entry("BindReadOnlyPaths", Value::bind(PROCESSORS)));
+    } else {
+        entries.push(why(
+            "InaccessiblePaths",
+            Value::word("-+/sys"),
+            "the host's devices and network links; this program needs nothing of it",
+        ));
     }
-    entries.push(why(
-        "InaccessiblePaths",
-        Value::word(HARDWARE),
-        "the host's devices and network links, which /sys shows to every namespace",
-    ));
     entries
 }
 
-/// The programs of a distribution with a merged `/usr`.
-fn usr(facts: &HostFacts) -> Vec<Entry> {
-    let optional = |path: &&'static str| entry("BindReadOnlyPaths", Value::bind_optional(path));
+/// The programs of a distribution with a merged `/usr`. `/bin` and its like are links in the root.
+fn usr(facts: &HostFacts, programs: Programs) -> Vec<Entry> {
+    let engine = || entry("BindReadOnlyPaths", Value::bind(facts.engine.as_str()));
+    if programs == Programs::Own && !facts.engine_is_dynamic {
+        return vec![engine().because("this program, one file, is all that is seen of the host")];
+    }
     let mut entries = vec![why(
         "BindReadOnlyPaths",
         Value::bind("/usr"),
         "the host's programs are the tools; with this program, all that is seen of the host",
     )];
-    entries.extend(SYSTEM.iter().map(optional));
-    entries.push(optional(&"/etc/ld.so.cache"));
+    entries.push(entry("BindReadOnlyPaths", Value::bind_optional("/etc/ld.so.cache")));
     if !facts.engine.as_str().starts_with("/usr/") {
-        entries.push(entry("BindReadOnlyPaths", Value::bind(facts.engine.as_str())));
+        entries.push(engine());
     }
     entries
 }
@@ -286,28 +293,13 @@ fn tools(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
     entries
 }
 
-/// What the agent needs of `/etc`: accounts of its own, the host's certificates and time zone.
+/// What the agent needs of `/etc`: the files of its own, the host's certificates and time zone.
 pub(crate) fn minimal_etc(instance: &Instance, facts: &HostFacts) -> Vec<Entry> {
-    let names = Names(&instance.name);
-    let own = |file: &str| {
-        Value::bind_to(&format!("{}/etc/{file}", names.config_dir()), &format!("/etc/{file}"))
-    };
-    let account = |file: &str| {
-        Value::bind_to(&format!("{}/{file}", names.runtime_dir()), &format!("/etc/{file}"))
-    };
-    let mut entries = vec![
-        why("BindReadOnlyPaths", account("passwd"), "only this instance's accounts have names"),
-        entry("BindReadOnlyPaths", account("group")),
-        why(
-            "BindReadOnlyPaths",
-            own("nsswitch.conf"),
-            "names are resolved without the host's daemons",
-        ),
-    ];
-    entries.extend(
-        ["resolv.conf", "hosts", "host.conf", "gitconfig"]
-            .map(|file| entry("BindReadOnlyPaths", own(file))),
-    );
+    let mut entries = vec![why(
+        "BindReadOnlyPaths",
+        Value::bind(&Names(&instance.name).etc()),
+        "links of /etc lead here; passwd and group, with this instance's accounts alone, are in the root",
+    )];
     if facts.nixos.is_none() {
         entries.extend(
             ETC.iter()

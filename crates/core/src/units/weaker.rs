@@ -23,8 +23,10 @@ fn change(section: &mut Section, weaker: &[Weaker], why: &'static str) {
                 replace(entries, directive, Value::word(value), why);
             }
             Weaker::Without(directive, value) => {
-                let line = Value::word(value);
-                entries.retain(|entry| entry.directive != *directive || entry.value != line);
+                let is_it = |entry: &Entry| {
+                    entry.directive == *directive && entry.value.escaped() == *value
+                };
+                entries.retain(|entry| !is_it(entry));
             }
             Weaker::Calls(calls) => {
                 let entry = Entry::new("SystemCallFilter", Value::word(calls)).because(why);

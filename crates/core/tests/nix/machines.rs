@@ -73,6 +73,25 @@ fn every_script_is_python() {
     }
 }
 
+/// The README and every page.
+fn documents() -> Vec<String> {
+    let mut found = vec!["README.md".to_owned()];
+    let mut directories = vec!["docs".to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(repository().join(&directory)).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{directory}/{}", entry.file_name().display());
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(path);
+            } else if Path::new(&path).extension().is_some_and(|end| end == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// The blocks of a document that are Nix, with the numbers of their lines.
 fn blocks(document: &str) -> Vec<(usize, String)> {
     let text = fs::read_to_string(repository().join(document)).unwrap();
@@ -98,7 +117,8 @@ fn samples_in_documents_are_modules() {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("review.md"), "What a sample names beside itself.").unwrap();
     let mut modules = Vec::new();
-    for document in ["README.md", "docs/nixos.md", "docs/secrets.md"] {
+    for document in documents() {
+        let document = document.as_str();
         for (line, text) in blocks(document) {
             let name = format!("{}-{line}.nix", document.replace('/', "-"));
             let file = directory.join(name).display().to_string();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use instances_core::desired::{Content, Desired, Effect, UNIT_DIR};
-use instances_core::plan::{Activity, Found, Observed, Plan, Step, digest};
+use instances_core::plan::{Activity, Found, Observed, Step, digest};
 
 /// What lies where.
 type Files = BTreeMap<String, Found>;
@@ -66,9 +66,9 @@ impl Host {
         self.observed.units.insert(unit.to_owned(), state);
     }
 
-    /// Begins a run as `apply` does: what is to be achieved is written down first.
-    pub(crate) fn begin(&mut self, desired: &Desired, plan: &Plan) {
-        self.observed.pending.clone_from(&plan.effects);
+    /// Begins a run, or a turn of it, as `apply` does.
+    pub(crate) fn begin(&mut self, desired: &Desired, effects: BTreeSet<Effect>) {
+        self.observed.pending = effects;
         self.observed.owned.extend(desired.files.keys().cloned());
     }
 

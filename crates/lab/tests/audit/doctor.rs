@@ -1,6 +1,6 @@
 //! What `doctor` says of a host: nothing of one that is well, and of each fault its remedy, which is run.
 
-use instances_lab::{Internet, Machine, fleet, stand_in, unavailable};
+use instances_lab::{Internet, Machine, fleet, stand_in, unavailable, without};
 use serde_json::Value;
 
 /// Sends each question back as an answer.
@@ -13,6 +13,13 @@ while True:
 ";
 const START_RESOLVER: &str = "systemd-run --quiet --collect --unit=lab-resolver python3 /usr/local/lib/resolver.py; \
                               until ss -Hlun 'sport = 53' | grep -q .; do sleep 0.05; done";
+/// Asks the kernel for what is in the table `filter` of iptables-legacy, if it has that: `IPT_SO_GET_INFO`.
+const LEGACY: &str = "import ctypes, socket
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+info = ctypes.create_string_buffer(b\"filter\", 84)
+length = ctypes.c_uint32(84)
+ctypes.CDLL(None).getsockopt(raw.fileno(), socket.IPPROTO_IP, 64, info, ctypes.byref(length))
+";
 const SECRET: &str = "/etc/opencode-secrets/web";
 
 fn spec(package: &str) -> String {
@@ -81,13 +88,15 @@ fn each_fault_of_a_host_is_found_and_its_remedy_works() {
         return;
     }
     let machine = stand_in::boot("doctor", "", &["/srv/web"]).unwrap();
-    let _internet = Internet::attach(&machine, false).unwrap();
+    let _internet = Internet::attach(&machine, true).unwrap();
     machine.put("/usr/local/lib/resolver.py", RESOLVER, 0o644).unwrap();
     machine.put("/etc/resolv.conf", "nameserver 127.0.0.1\n", 0o644).unwrap();
     sh(&machine, START_RESOLVER);
     well(&machine);
+    packages_before_the_first_apply(&machine);
     resolvers(&machine);
     firewalls(&machine);
+    rules_that_the_kernel_does_not_take(&machine);
     leftovers(&machine);
     room(&machine);
     failed_units(&machine);
@@ -121,9 +130,16 @@ fn firewalls(machine: &Machine) {
     let drops = "{ type filter hook forward priority 0; policy drop; }";
     let rejects =
         "other { type filter hook forward priority 0; ct state established accept; reject; }";
+    // The way to the resolver of the machine stays.
+    let early =
+        "early { type filter hook prerouting priority 0; policy drop; iifname \"lo\" accept; }";
+    let late =
+        "late { type filter hook postrouting priority 0; policy drop; oifname \"lo\" accept; }";
     for (chain, word) in [
         (format!("mine {drops}").as_str(), "mine of table inet foreign"),
         (rejects, "other of table inet foreign"),
+        (early, "early of table inet foreign, at the hook prerouting"),
+        (late, "late of table inet foreign, at the hook postrouting"),
     ] {
         foreign(machine, "inet foreign", &[chain]);
         let remedy = only(machine, "D0402", word);
@@ -142,10 +158,51 @@ fn firewalls(machine: &Machine) {
         sh(machine, &format!("nft delete table {table}"));
     }
     // What drops others lets instances be.
+    // And who asks for the way back, as NixOS and firewalld do.
     let others = "c { type filter hook forward priority 0; iifname \"eth7\" drop; }";
-    foreign(machine, "inet foreign", &[others]);
-    well(machine);
-    sh(machine, "nft delete table inet foreign");
+    let nixos = "d { type filter hook prerouting priority mangle + 10; policy drop; \
+                 fib saddr . mark . iif oif exists accept; }";
+    let firewalld = "e { type filter hook prerouting priority mangle + 10; \
+                     meta nfproto ipv4 fib saddr . mark . iif oif missing drop; }";
+    for chain in [others, nixos, firewalld] {
+        foreign(machine, "inet foreign", &[chain]);
+        well(machine);
+        let [_, notes] = doctor(machine);
+        assert!(notes.iter().all(|note| note["code"] != "N0401"), "{notes:#?}");
+        sh(machine, "nft delete table inet foreign");
+    }
+    rules_of_iptables_legacy(machine);
+}
+
+/// As `iptables-legacy --list` makes it: its programs are not in the machine.
+fn rules_of_iptables_legacy(machine: &Machine) {
+    let names = || sh(machine, "cat /proc/net/ip_tables_names 2>/dev/null || true");
+    let has_note = || {
+        let [_, notes] = doctor(machine);
+        notes.iter().any(|note| note["code"] == "N0403")
+    };
+    assert!(names().is_empty() && !has_note());
+    machine.put("/usr/local/lib/legacy.py", LEGACY, 0o644).unwrap();
+    sh(machine, "python3 /usr/local/lib/legacy.py");
+    assert!(has_note() || (names().is_empty() && without("iptables-legacy in its kernel")));
+}
+
+/// The kernel is the host's, so that nft says in its place what it says of one whose modules are locked.
+fn rules_that_the_kernel_does_not_take(machine: &Machine) {
+    let said = sh(machine, "opencode-instances doctor || [ $? = 4 ]");
+    let nft = sh(machine, "nft --version | sed 's/^nftables v\\([^ ]*\\).*/\\1/'");
+    let systemd = sh(machine, "systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'");
+    assert_eq!(said.lines().next(), Some(format!("systemd {systemd}, nft {nft}").as_str()));
+    let refused = "/dev/stdin:9:9-9: Error: Could not process rule: No such file or directory";
+    let lacks = format!(
+        "#!/bin/sh\ntext=$(/bin/cat)\ncase $text in *masquerade*) echo '{refused}' >&2; exit 1;; esac\n\
+         echo \"$text\" | /usr/sbin/nft.whole \"$@\"\n"
+    );
+    sh(machine, "mv /usr/sbin/nft /usr/sbin/nft.whole");
+    machine.put("/usr/sbin/nft", &lacks, 0o755).unwrap();
+    let remedy = only(machine, "D0202", refused);
+    assert!(remedy.starts_with("modprobe --all ") && remedy.contains(" nft_masq "), "{remedy}");
+    mend(machine, "mv /usr/sbin/nft.whole /usr/sbin/nft");
 }
 
 fn leftovers(machine: &Machine) {
@@ -194,6 +251,32 @@ fn others_are_told_what_they_cannot_see(machine: &Machine) {
     assert!(said.contains("note[N0001]: rules of other firewalls"), "{said}");
 }
 
+fn packages_before_the_first_apply(machine: &Machine) {
+    // Without an instance that is declared, what is where npm puts it.
+    let usual = "/usr/local/bin/opencode";
+    for specification in ["", "no = sense"] {
+        machine.put(fleet::SPEC, specification, 0o644).unwrap();
+        sh(machine, &format!("cp {} {usual}", stand_in::SERVER));
+        only(machine, "D0701", "/usr/local/bin/opencode gave no answer");
+        mend(machine, &format!("rm {usual}"));
+    }
+    let declared = |package: &str| {
+        machine.put(fleet::SPEC, spec(&format!("package = \"{package}\"\n")), 0o644).unwrap();
+    };
+    declared("/opt/gone");
+    only(machine, "D0701", "/opt/gone, of web, cannot be told for an opencode: cannot find");
+    sh(
+        machine,
+        "mkdir -p /opt/loose && cp /usr/local/bin/stand-in /opt/loose/opencode && chmod 777 /opt/loose",
+    );
+    declared("/opt/loose/opencode");
+    only(machine, "D0701", "cannot be trusted: /opt/loose");
+    sh(machine, "rm -r /opt/loose");
+    declared("/usr/bin/opencode");
+    well(machine);
+    machine.put(fleet::SPEC, "", 0o644).unwrap();
+}
+
 fn packages(machine: &Machine) {
     let remedy = only(machine, "D0701", stand_in::SERVER);
     assert!(remedy.contains("`package` name opencode 1.18"), "{remedy}");
@@ -218,9 +301,24 @@ fn forwarding(machine: &Machine) {
     sh(machine, "systemctl start opencode-net@web");
     well(machine);
     let link = sh(machine, "ls /proc/sys/net/ipv4/conf | grep ^oc-");
-    sh(machine, &format!("sysctl -qw net.ipv4.conf.{link}.forwarding=0"));
-    let remedy = only(machine, "D0401", &link);
-    mend(machine, &remedy);
+    // Kernels before 6.17 have one switch for all.
+    let v6 = sh(
+        machine,
+        "cd /proc/sys/net/ipv6/conf; [ -e wan0/force_forwarding ] || echo all.forwarding",
+    );
+    let v6 = if v6.is_empty() {
+        ["wan0", &link].map(|link| format!("net.ipv6.conf.{link}.force_forwarding")).to_vec()
+    } else {
+        vec![format!("net.ipv6.conf.{v6}")]
+    };
+    let v4 = ["wan0", &link].map(|link| format!("net.ipv4.conf.{link}.forwarding"));
+    let mark = "net.ipv4.conf.wan0.src_valid_mark".to_owned();
+    sh(machine, "sysctl -qw net.ipv4.conf.wan0.rp_filter=1");
+    for setting in v4.into_iter().chain(v6).chain([mark]) {
+        sh(machine, &format!("sysctl -qw {setting}=0"));
+        let remedy = only(machine, "D0401", &setting);
+        mend(machine, &remedy);
+    }
 }
 
 fn what_is_kept_is_no_fault(machine: &Machine) {

@@ -45,6 +45,7 @@ fn files_are_consistent_with_each_other_and_nobody_is_woken() {
     a_limit_is_kept(machine);
     what_is_idle_stays_so(machine);
     a_pipe_that_nobody_reads_holds_up_nobody(machine);
+    how_far_it_is_is_said_on_a_terminal(machine);
 }
 
 fn one_moment(machine: &Machine) {
@@ -136,4 +137,30 @@ fn a_pipe_that_nobody_reads_holds_up_nobody(machine: &Machine) {
                   opencode-instances status web --json | jq .instances[0].healthy; rm /run/reading; wait";
     let output = machine.run_for(fleet::PATIENCE, ["bash", "-euc", script]).unwrap();
     assert_eq!(output.ok().unwrap(), "running\ntrue\n");
+}
+
+/// Whoever is at the other end of the pipe takes his time, so that there is something to say.
+fn how_far_it_is_is_said_on_a_terminal(machine: &Machine) {
+    let keep = "(head -c 1000 >/dev/null; sleep 1; cat >/dev/null)";
+    let give = "(head -c 4000000 /root/b; sleep 1; tail -c +4000001 /root/b)";
+    for (doing, command) in [
+        ("writing", format!("opencode-instances backup web - | {keep}")),
+        ("reading", format!("{give} | opencode-instances restore web - --dry-run")),
+    ] {
+        let script = format!(
+            "TERM=xterm script --quiet --flush --return --command '{command}' /dev/null </dev/null"
+        );
+        let screen = machine.run_for(fleet::PATIENCE, ["/bin/sh", "-c", &script]).unwrap().stdout;
+        let mut lines =
+            screen.split('\r').filter_map(|line| line.strip_prefix(doing)?.strip_prefix(": "));
+        let last = lines.next_back().unwrap_or_else(|| panic!("no word of {doing}: {screen:?}"));
+        let counted = last.split_once(" files, ").and_then(|(files, _)| files.parse::<u64>().ok());
+        assert!(counted > Some(0) && last.ends_with(" MiB\u{1b}[K"), "{screen:?}");
+        // It is taken away again.
+        assert!(screen.contains(&format!("{last}\r\u{1b}[K")), "{screen:?}");
+    }
+    let script = format!("opencode-instances backup web - 2>/root/narration | {keep}");
+    assert_eq!(sh(machine, &script), "");
+    let narration = machine.get("/root/narration").unwrap();
+    assert!(!narration.contains("writing") && !narration.contains('\r'), "{narration:?}");
 }

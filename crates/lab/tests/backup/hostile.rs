@@ -134,10 +134,25 @@ fn no_room(machine: &Machine) {
     assert_eq!(sh(machine, "ls -A /srv/small; ls /root/none 2>&1 | wc -l"), "state\n1");
     assert_eq!(status(machine, "other")["state"], "running");
     // None for the archive.
-    sh(machine, "mkdir /srv/tiny; mount -t tmpfs -o size=1M tmpfs /srv/tiny");
+    sh(machine, "mkdir /srv/tiny; mount -t tmpfs -o size=1M,mode=0755 tmpfs /srv/tiny");
     sh(machine, "rm /srv/small/state/more");
-    refused(machine, "backup other /srv/tiny/archive");
+    let said = refused(machine, "backup other /srv/tiny/archive");
+    assert!(said.contains("without a reserve for the host"), "{said}");
     assert_eq!(sh(machine, "ls -A /srv/tiny /srv/small"), "/srv/small:\nstate\n\n/srv/tiny:");
+    // For the copies, but not for an archive beside them: the others' files keep what is left to them.
+    sh(machine, "dd if=/dev/zero of=/srv/small/full bs=1M count=30 status=none");
+    let said = refused(machine, "backup other /srv/small/archive");
+    assert!(said.contains("without a reserve for the host"), "{said}");
+    assert_eq!(sh(machine, "ls -A /srv/small"), "full\nstate");
+    sh(machine, "rm /srv/small/full");
+    // Two at once into one file.
+    let held = "touch /root/.held.opencode-new; flock /root/.held.opencode-new \
+                opencode-instances backup other /root/held 2>&1 || echo refused";
+    let said = sh(machine, held);
+    assert!(said.contains("another backup is being written to /root/held"), "{said}");
+    assert!(said.ends_with("refused"), "{said}");
+    done(machine, "backup other /root/held");
+    assert_eq!(sh(machine, "ls -A /root | grep -c opencode-new || true"), "0");
     // None for what is restored.
     done(machine, "stop other");
     sh(machine, "dd if=/dev/zero of=/srv/small/full bs=1M count=45 status=none");

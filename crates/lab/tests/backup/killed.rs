@@ -1,6 +1,6 @@
 //! Killed with SIGKILL at every step: nobody stands still, nothing is lost, and the next run cleans up.
 
-use instances_lab::Machine;
+use instances_lab::{Machine, fleet};
 
 use crate::view::{assert_healthy, done, engine, killed, sh};
 use crate::{STATES, beside, is_frozen, own, refused, settle, with_stand_in};
@@ -128,6 +128,16 @@ fn a_restore(machine: &Machine) {
     settle(machine);
     assert!(!assert_whole(machine, "the one that unpacks"));
     reset(machine);
+    // Whoever asked for it: what was begun goes on, but not over the state.
+    slowly(
+        machine,
+        "until [ \"$(systemctl show -P ActiveState opencode-keep@web)\" = activating ]; do :; done
+         pkill -KILL -f '^opencode-instances restore'; pkill -KILL -x systemd-run
+         tail -c +4097 /root/b >&3; exec 3>&-; wait",
+    );
+    settle(machine);
+    assert!(!assert_whole(machine, "the one who asked"));
+    reset(machine);
     // Whoever starts it meanwhile waits.
     slowly(
         machine,
@@ -147,17 +157,22 @@ fn a_restore(machine: &Machine) {
 fn the_exchange(machine: &Machine) {
     let ids = sh(machine, "echo --uid=$(id -u opencode-web) --gid=$(id -g opencode-web)");
     let around = format!("{STATES}/.web.opencode-restore");
+    let unpack = format!(
+        "mkdir -m 700 {around}; install -d -m 700 -o opencode-web -g opencode-web {around}/state; \
+         opencode-instances keep unpack web {ids} </root/b >/dev/null"
+    );
+    sh(machine, &unpack);
+    let said = refused(machine, "keep swap web --time=T");
+    assert!(said.contains("nobody waits for the restore"), "{said}");
+    done(machine, "restore web /root/b --dry-run");
+    assert_eq!((state(machine).as_str(), beside(machine).as_str()), (OLD, "web"));
     let mut seen = [0, 0];
     for call in ["renameat2", "fsync", "syncfs", "unlinkat"] {
         for number in 1.. {
-            sh(
-                machine,
-                &format!(
-                    "mkdir -m 700 {around}; install -d -m 700 -o opencode-web -g opencode-web {around}/state; \
-                     opencode-instances keep unpack web {ids} </root/b >/dev/null"
-                ),
-            );
+            sh(machine, &unpack);
+            fleet::wait_for_restore(machine, "web").unwrap();
             let killed = killed(machine, "keep swap web --time=T >/dev/null", call, number);
+            sh(machine, "systemctl stop waiting");
             seen[usize::from(assert_whole(machine, &format!("{call} {number}")))] += 1;
             // The next command of any kind ends it.
             let new = state(machine) == NEW;

@@ -12,6 +12,7 @@ mod consistent;
 mod hostile;
 mod killed;
 mod real;
+mod signals;
 #[path = "../lifecycle/view.rs"]
 #[expect(dead_code, reason = "the others of lifecycle use the rest")]
 mod view;

@@ -82,7 +82,7 @@ fn all_begin(answers: &str, words: &str) {
 fn wait_for_one(machine: &Machine) -> usize {
     becomes_idle(machine, "web");
     let before = begins(machine);
-    takes(machine, "4");
+    takes(machine, "30");
     hold(machine);
     let begun = |machine: &Machine| Ok(begins(machine) > before);
     machine.wait_until("it begins", SOON, begun).unwrap();
@@ -94,7 +94,7 @@ fn wait_for_one(machine: &Machine) -> usize {
 fn who_tells_late_tells_nothing(machine: &Machine) {
     becomes_idle(machine, "web");
     takes(machine, "0");
-    let holds = "[Service]\nType=oneshot\nExecStart=/bin/sleep 8\n";
+    let holds = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'until test -e /run/go; do sleep 0.1; done'\n";
     machine.put("/etc/systemd/system/holds.service", holds, 0o644).unwrap();
     let drop_in = "/etc/systemd/system/opencode-web.service.d/held.conf";
     machine.put(drop_in, "[Unit]\nAfter=holds.service\n", 0o644).unwrap();
@@ -107,6 +107,7 @@ fn who_tells_late_tells_nothing(machine: &Machine) {
     machine.wait_until("its units are there", SOON, between).unwrap();
     sh(machine, "opencode-instances refusal web --systemctl /usr/bin/systemctl");
     assert_eq!(property(machine, "holds", "ActiveState"), "activating");
+    sh(machine, "touch /run/go");
     all_begin(&got(machine), "200");
     sh(machine, &format!("rm {drop_in}; systemctl daemon-reload"));
 }

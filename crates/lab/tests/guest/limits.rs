@@ -16,7 +16,7 @@ fn memory_and_tasks_are_limited() {
     }
     let machine = up("limits", ANY, &["/srv/website"]);
     let hoard = "python3 -c 'kept = bytearray(b\"x\") * (200 << 20)'";
-    let crowd = "for one in $(seq 80); do sleep 3 & done";
+    let crowd = "for one in $(seq 80); do sleep 60 >/dev/null 2>&1 & done";
     assert!(inside(&machine, "website", hoard).success());
     assert!(inside(&machine, "website", crowd).success());
     let spec = format!("{}{ANY}{LIMITS}", stand_in::DEFAULTS);

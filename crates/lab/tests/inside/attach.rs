@@ -138,8 +138,10 @@ fn attached(machine: &Machine, instance: &str) {
     assert!(command_lines.contains("opencode attach http://127.0.0.1:"), "{command_lines}");
     assert!(!command_lines.contains(&password), "{command_lines}");
     // It is the project's, whatever the client's own directory is.
-    let shown = shown(machine);
-    assert!(shown.contains(&format!("/srv/{instance}")), "{shown}");
+    let project = format!("/srv/{instance}");
+    let names = |machine: &Machine| Ok(shown(machine).contains(&project));
+    let waited = machine.wait_until("the project is shown", SOON, names);
+    assert!(waited.is_ok(), "{}", shown(machine));
     assert_eq!(sh(machine, "cat /home/alice/ran"), "");
     end(machine, client);
     live(machine, instance);

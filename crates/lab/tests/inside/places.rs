@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use instances_lab::fleet::{PATIENCE, SPEC};
+use instances_lab::fleet::{BEGIN, PATIENCE, SPEC};
 use instances_lab::{Agent, Machine, Release, fleet, unavailable};
 
 /// Enough for the unit of the places.
@@ -102,7 +102,7 @@ fn is_there_and_nothing_else(machine: &Machine) {
         machine.wait_until("the unit of the places ends", SOON, inactive).unwrap();
         assert_eq!(tried(machine).trim_end(), SAID, "{words:?}");
     }
-    assert!(systemctl(machine, &["restart", "opencode-website"]));
+    machine.sh(&format!("{BEGIN} begin opencode-website")).unwrap().ok().unwrap();
     assert_eq!(tried(machine).trim_end(), SAID);
 }
 
@@ -197,8 +197,10 @@ fn nothing_is_mounted_where_somebody_else_has_mounted() {
         // It would try again.
         assert!(systemctl(&machine, &["stop", "opencode-website"]));
     }
-    let removed = "rm -r /etc/systemd/system/opencode-website.service.d; systemctl daemon-reload; \
-                   systemctl reset-failed opencode-website; systemctl start opencode-website";
-    machine.sh(removed).unwrap().ok().unwrap();
+    let removed = format!(
+        "{BEGIN} rm -r /etc/systemd/system/opencode-website.service.d; systemctl daemon-reload; \
+         systemctl reset-failed opencode-website; begin opencode-website"
+    );
+    machine.sh(&removed).unwrap().ok().unwrap();
     assert_eq!(tried(&machine).trim_end(), SAID);
 }

@@ -126,11 +126,11 @@ fn a_name(machine: &Machine) {
     assert_eq!(code("opencode", OF_OPERATOR), "401");
     assert_eq!(code("a team", "wrong"), "401");
     let main = "opencode-website.service";
-    let before = (pid(machine, "website"), property(machine, main, "WatchdogTimestampMonotonic"));
-    sleep(Duration::from_secs(5));
-    let after = (pid(machine, "website"), property(machine, main, "WatchdogTimestampMonotonic"));
-    assert_eq!(before.0, after.0);
-    assert_ne!(before.1, after.1);
+    let fed = |machine: &Machine| property(machine, main, "WatchdogTimestampMonotonic");
+    let (server, before) = (pid(machine, "website"), fed(machine));
+    let again = |machine: &Machine| Ok(fed(machine) != before);
+    machine.wait_until("the watchdog is fed", Duration::from_secs(20), again).unwrap();
+    assert_eq!(pid(machine, "website"), server);
     assert_eq!(status(machine, "website")["reason"], "serving on port 4096");
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use instances_lab::fleet::{PATIENCE, SPEC};
+use instances_lab::fleet::{BEGIN, PATIENCE, SPEC};
 use instances_lab::{Agent, Image, Machine, Options, Release, fleet, stand_in, unavailable};
 
 use crate::view::{SOON, apply, done, engine, pid, property, sh, status};
@@ -154,7 +154,7 @@ fn live_and_follow(machine: &Machine) {
 
     // The server restarts; the other one need not.
     let follower = property(machine, "opencode-sockets@website.service", "MainPID");
-    sh(machine, "systemctl restart opencode-website");
+    sh(machine, &format!("{BEGIN} begin opencode-website"));
     assert_eq!(inside(machine, "website", all), "first ENOENT");
     assert_eq!(property(machine, "opencode-sockets@website.service", "MainPID"), follower);
     assert_eq!(mounts(machine), before);

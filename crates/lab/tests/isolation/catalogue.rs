@@ -78,7 +78,7 @@ impl Weak {
                  RestrictSUIDSGID=no\nLockPersonality=no\nNoNewPrivileges=no\nPrivateUsers=no\n\
                  PrivateDevices=no\nDevicePolicy=auto\nProtectClock=no\nProtectHostname=no\n\
                  ProtectKernelLogs=no\nProtectKernelModules=no\nProtectKernelTunables=no\n\
-                 ProtectControlGroups=no\nCapabilityBoundingSet=~\n"
+                 ProtectControlGroups=no\nBindPaths=/sys/fs/cgroup\nCapabilityBoundingSet=~\n"
             }
             // The host's listener has the port that the server would take.
             Self::Network => {

@@ -90,7 +90,7 @@ pub(crate) const READING: Group = Group {
         steal("read /media", FILES, CANARY, "cat /media/canary"),
         steal("read /run", FILES, CANARY, "cat /run/canary"),
         steal("read /dev/shm", FILES, CANARY, "cat /dev/shm/canary"),
-        steal("find a canary anywhere", FILES, "/canary", "timeout 8 find / -xdev -name canary"),
+        steal("find a canary anywhere", FILES, "/canary", "timeout 20 find / -xdev -name canary"),
         steal(
             "follow a link out of the project",
             FILES,

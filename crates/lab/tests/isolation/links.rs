@@ -1,6 +1,7 @@
 //! Links that the agent plants where root or the supervisor could follow them.
 
 use anyhow::{Result, ensure};
+use instances_lab::fleet::{BEGIN, PATIENCE};
 
 use crate::stage::Stage;
 
@@ -34,18 +35,22 @@ pub(crate) fn plant(stage: &Stage) -> Result<()> {
         let before = machine.sh(OUTSIDE)?.ok()?;
         let restart = machine.sh("systemctl restart opencode-website")?;
         ensure!(!restart.success(), "the supervisor followed {at} to {target}");
-        let log = machine.sh("journalctl -u opencode-website -n 20 --no-pager -o cat")?.ok()?;
-        ensure!(log.contains(&format!("{home}/{at} is a symbolic link")), "it says: {log}");
-        let applied =
-            machine.run_for(instances_lab::fleet::PATIENCE, ["opencode-instances", "apply"])?;
+        // Where systemd lost that start, the next one says it.
+        let words = format!("{home}/{at} is a symbolic link");
+        let said =
+            format!("journalctl -u opencode-website -n 20 --no-pager -o cat | grep -qF '{words}'");
+        machine.wait_until(&format!("it says: {words}"), PATIENCE, |machine| {
+            Ok(machine.sh(&said)?.success())
+        })?;
+        let applied = machine.run_for(PATIENCE, ["opencode-instances", "apply"])?;
         let after = machine.sh(OUTSIDE)?.ok()?;
         ensure!(before == after, "something outside changed ({applied}):\n{before}\n---\n{after}");
         // As an operator would repair it.
         let repair = format!(
-            "cd {home}; rm {at} password .gitconfig /srv/website/opencode.json /srv/website/.opencode; \
-             mv .held {at}; systemctl reset-failed 'opencode-*'; systemctl restart opencode-website"
+            "{BEGIN} cd {home}; rm {at} password .gitconfig /srv/website/opencode.json /srv/website/.opencode; \
+             mv .held {at}; systemctl reset-failed 'opencode-*'; begin opencode-website"
         );
-        machine.run_for(instances_lab::fleet::PATIENCE, ["sh", "-euc", &repair])?.ok()?;
+        machine.run_for(PATIENCE, ["sh", "-euc", &repair])?.ok()?;
         let after = machine.sh(OUTSIDE)?.ok()?;
         ensure!(before == after, "something outside changed:\n{before}\n---\n{after}");
         let mode = machine.run(["stat", "-c", "%a", home])?.ok()?;

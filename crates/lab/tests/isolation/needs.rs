@@ -1,7 +1,7 @@
 //! What must work inside: a sandbox that breaks the agent's tools is switched off.
 
 use anyhow::Result;
-use instances_lab::fleet::PATIENCE;
+use instances_lab::fleet::{BEGIN, PATIENCE};
 
 use crate::stage::Stage;
 
@@ -85,12 +85,12 @@ python3 /tmp/m.py; rm /tmp/m.py",
     ),
     (
         "the own loopback",
-        "python3 -m http.server 8099 --bind 127.0.0.1 --directory /srv/website >/dev/null 2>&1 & sleep 1; curl -s -o /dev/null -w '%{http_code}' http://localhost:8099/; kill $!",
+        "python3 -m http.server 8099 --bind 127.0.0.1 --directory /srv/website >/dev/null 2>&1 & curl -s --retry 30 --retry-connrefused --retry-delay 1 -o /dev/null -w '%{http_code}' http://localhost:8099/; kill $!",
         "200",
     ),
     (
         "the own loopback over IPv6",
-        "python3 -m http.server 8098 --bind ::1 >/dev/null 2>&1 & sleep 1; curl -s -o /dev/null -w '%{http_code}' 'http://[::1]:8098/'; kill $!",
+        "python3 -m http.server 8098 --bind ::1 >/dev/null 2>&1 & curl -s --retry 30 --retry-connrefused --retry-delay 1 -o /dev/null -w '%{http_code}' 'http://[::1]:8098/'; kill $!",
         "200",
     ),
     (
@@ -128,8 +128,8 @@ python3 /tmp/m.py; rm /tmp/m.py",
     (
         "a certificate that nobody signed is refused",
         "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem -out c.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
-openssl s_server -quiet -accept 8097 -key k.pem -cert c.pem -www >/dev/null 2>&1 & sleep 1
-curl -s -o /dev/null https://localhost:8097/; echo $?; curl -s -o /dev/null --cacert c.pem https://localhost:8097/; echo $?; kill %1; rm k.pem c.pem",
+openssl s_server -quiet -accept 8097 -key k.pem -cert c.pem -www >/dev/null 2>&1 &
+curl -s --retry 30 --retry-connrefused --retry-delay 1 -o /dev/null https://localhost:8097/; echo $?; curl -s -o /dev/null --cacert c.pem https://localhost:8097/; echo $?; kill %1; rm k.pem c.pem",
         "60\n0",
     ),
     ("a language of UTF-8", "locale charmap 2>&1; locale 2>&1 | grep -c Cannot", "UTF-8\n0"),
@@ -186,9 +186,9 @@ pub(crate) fn other_zones(stage: &Stage) -> Result<Vec<String>> {
     let utc = stage.machine.sh("date -u +'%Z %z'")?.ok()?;
     for zone in ZONES {
         // So many starts in a minute are more than the unit allows.
-        let restart = "systemctl reset-failed opencode-website; \
-             systemctl restart opencode-website; date +'%Z %z'";
-        let script = format!("{zone}; {restart}");
+        let restart =
+            "systemctl reset-failed opencode-website; begin opencode-website; date +'%Z %z'";
+        let script = format!("{BEGIN} {zone}; {restart}");
         let expected = stage.machine.run_for(PATIENCE, ["sh", "-euc", &script])?.ok()?;
         let said = stage.agent_runs(
             "date +'%Z %z'; python3 -c 'import time; print(time.strftime(\"%Z %z\"))'",

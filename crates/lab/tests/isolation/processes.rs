@@ -133,7 +133,12 @@ pub(crate) const MANAGER: Group = Group {
         attack("syslog", FILES, python!("unix('/dev/log', kind=socket.SOCK_DGRAM)")),
         attack("a socket in /run", FILES, python!("unix('/run/canary.sock')")),
         attack("a socket in /tmp", FILES, python!("unix('/tmp/canary.sock')")),
-        steal("find any socket", FILES, "/run/", "timeout 8 find / /run -xdev -type s 2>/dev/null"),
+        steal(
+            "find any socket",
+            FILES,
+            "/run/",
+            "timeout 20 find /run / -xdev -type s 2>/dev/null",
+        ),
         attack(
             "the manager's messages",
             PROCESSES,

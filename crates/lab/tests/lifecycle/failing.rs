@@ -5,7 +5,7 @@ use std::time::Duration;
 use instances_lab::{Machine, fleet, unavailable};
 
 use crate::view::{
-    SOON, apply, assert_healthy, done, engine, http, property, sh, status, url, wait_for,
+    SOON, apply, assert_healthy, done, engine, http, number, property, sh, status, url, wait_for,
     wait_until_served,
 };
 
@@ -24,6 +24,7 @@ fn failing_starts_refuse_clients_and_keep_the_port() {
     }
     let machine = fleet::boot("failing", SPEC, &["/srv/web"]).unwrap();
     the_port_of_the_host_is_taken(&machine);
+    a_server_that_systemd_loses(&machine);
     a_broken_policy(&machine);
     a_missing_project(&machine);
     a_port_taken_inside(&machine);
@@ -85,6 +86,36 @@ fn the_port_of_the_host_is_taken(machine: &Machine) {
     assert_healthy(machine, "web");
 }
 
+/// What systemd does when it hears of the end of a unit's first process before it hears of process 1 of the
+/// namespace: it takes the start for failed, and starts it again.
+fn a_server_that_systemd_loses(machine: &Machine) {
+    done(machine, "stop web");
+    let command = sh(machine, &format!("sed -n 's/^ExecStart=//p' /etc/systemd/system/{MAIN}"));
+    let state = "/var/lib/opencode/instance-state/web";
+    let directory = format!("/run/systemd/system/{MAIN}.d");
+    // Not again before it is looked at, and long before.
+    for (begin, wait) in [("start web", "1h"), ("apply", "1h"), ("restart web", "1ms")] {
+        let dropin = format!(
+            "[Service]\nRestartSec={wait}\nExecStart=\nExecStart=/bin/sh -c 'if test -e $$HOME/lost; then exec \"$$@\"; \
+             fi; touch $$HOME/lost' - {command}\n"
+        );
+        machine.put(format!("{directory}/lost.conf"), &dropin, 0o644).unwrap();
+        sh(machine, &format!("systemctl daemon-reload; systemctl stop {MAIN}; rm -f {state}/lost"));
+        done(machine, begin);
+        wait_until_served(machine, "web", SOON);
+        assert_eq!(sh(machine, &format!("ls {state}/lost")), format!("{state}/lost"), "{begin}");
+    }
+    let lost = sh(machine, &format!("journalctl -o cat -u {MAIN} | grep -c \"result 'protocol'\""));
+    // systemd may have lost more of its own accord.
+    assert!(lost.parse::<u32>().unwrap() >= 3, "{lost}");
+    sh(machine, &format!("rm -r {directory}; systemctl daemon-reload"));
+    // One that is stopped has no listener, and has one again.
+    done(machine, "stop web");
+    assert_eq!(property(machine, SOCKET, "ActiveState"), "inactive");
+    done(machine, "restart web");
+    wait_until_served(machine, "web", SOON);
+}
+
 fn a_broken_policy(machine: &Machine) {
     done(machine, "stop web");
     let rules = "/etc/opencode-instances/web/rules.nft";
@@ -127,8 +158,15 @@ fn a_port_taken_inside(machine: &Machine) {
         machine,
         "systemd-run --unit=thief --collect ip netns exec opencode-web nc -l -k 127.0.0.1 4096",
     );
-    sh(machine, &format!("systemctl start --no-block {MAIN}"));
-    wait_for(machine, MAIN, "failed");
+    sh(machine, &format!("systemctl reset-failed {MAIN}; systemctl start --no-block {MAIN}"));
+    let has_failed = |machine: &Machine| Ok(number(machine, MAIN, "NRestarts") > 0);
+    machine.wait_until("it is started again", SOON, has_failed).unwrap();
+    // In between too, unless the next start takes longer than `status` waits, and says where it is.
+    while property(machine, MAIN, "ActiveState") != "failed" {
+        let reason = reason(machine);
+        let said = ["port 4096 is already taken by another program", "the server is starting"];
+        assert!(said.iter().any(|words| reason.contains(words)), "{reason}");
+    }
     assert_reason(machine, &["port 4096 is already taken by another program"]);
     sh(machine, "systemctl stop thief");
     done(machine, "start web");

@@ -13,7 +13,7 @@ const HANG: &str = "sed '/if name.lower() == \"content-length\":/i\\        if n
                     in value: __import__(\"time\").sleep(3600)' /usr/local/bin/stand-in >/usr/local/bin/hanging; \
                     chmod 755 /usr/local/bin/hanging; grep -q sleep /usr/local/bin/hanging";
 
-/// As docs/operating.md has it.
+/// As docs/how-to/operating.md has it.
 const WRITE: &str = "umask 022; mkdir -p /var/lib/prometheus/node-exporter; cd /var/lib/prometheus/node-exporter; \
                      opencode-instances status --metrics >opencode.prom.new; chmod 644 opencode.prom.new; \
                      mv opencode.prom.new opencode.prom";

@@ -11,6 +11,7 @@
 )]
 
 mod applying;
+mod batches;
 mod failing;
 mod interrupted;
 mod looking;
@@ -23,4 +24,5 @@ mod refusing;
 mod serving;
 mod stopping;
 mod turns;
+mod upgrading;
 mod view;

@@ -128,7 +128,8 @@ fn killed_processes(machine: &Machine) {
     }
 }
 
-/// The bound is from the moment in which the server stops to the start of its successor.
+/// The supervisor gives it up, and before systemd would give up the supervisor. The bound is from the moment in which the
+/// server stops to the start of its successor.
 fn a_server_that_hangs(machine: &Machine) {
     sh(machine, &format!("systemctl reset-failed {MAIN}"));
     let before = pid(machine, "website");
@@ -145,7 +146,7 @@ fn a_server_that_hangs(machine: &Machine) {
         .unwrap();
     let started = number(machine, MAIN, "ExecMainStartTimestampMonotonic");
     let took = started - stopped;
-    assert!(took < 5_000_000, "restarted only after {took} µs");
+    assert!(took < 20_000_000, "restarted only after {took} µs");
     wait_until_served(machine, "website", SOON);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use instances_lab::fleet::PATIENCE;
+use instances_lab::fleet::{BEGIN, PATIENCE};
 use instances_lab::{Machine, stand_in, unavailable};
 
 /// Says when it begins, takes as long as the project's file says, and is the stand-in then.
@@ -121,7 +121,7 @@ fn without_turns_all_start(machine: &Machine) {
     sh(machine, "opencode-instances stop a b c d e; systemctl reset-failed 'opencode-*'");
     let since = sh(machine, "sleep 1; date +%s");
     for name in NAMES {
-        takes(machine, name, 8.0);
+        takes(machine, name, 30.0);
     }
     sh(
         machine,
@@ -129,9 +129,11 @@ fn without_turns_all_start(machine: &Machine) {
     );
     let two = |machine: &Machine| Ok(at_once(machine, &since).1 == 2);
     machine.wait_until("two begin", PATIENCE, two).unwrap();
+    let asked = |machine: &Machine| Ok(sh(machine, HELD) == "5");
+    machine.wait_until("all have asked for a turn", PATIENCE, asked).unwrap();
     sh(machine, "systemctl kill --signal=KILL opencode-host@turns");
     let five = |machine: &Machine| Ok(at_once(machine, &since).1 == 5);
-    machine.wait_until("all begin", Duration::from_secs(7), five).unwrap();
+    machine.wait_until("all begin", Duration::from_secs(20), five).unwrap();
     for name in NAMES {
         becomes(machine, name, "active", PATIENCE);
         takes(machine, name, 0.5);
@@ -145,10 +147,11 @@ fn without_turns_all_start(machine: &Machine) {
         machine,
         "systemctl daemon-reload; systemctl stop opencode-a opencode-b opencode-host@turns",
     );
-    sh(machine, "systemctl start opencode-a opencode-b");
+    let start = format!("{BEGIN} begin opencode-a opencode-b");
+    sh(machine, &start);
     // It is not there.
     let gone = "systemctl stop opencode-host@turns.socket opencode-host@turns.service opencode-a opencode-b";
     sh(machine, gone);
     sh(machine, "systemctl mask --runtime opencode-host@turns.socket");
-    sh(machine, "systemctl start opencode-a opencode-b");
+    sh(machine, &start);
 }

@@ -1,5 +1,6 @@
 //! How the tests look at a machine, and act on it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use instances_lab::{Machine, Output, fleet};
@@ -47,9 +48,13 @@ pub(crate) fn status(machine: &Machine, name: &str) -> Value {
 
 /// The server's version as `status` has it, once it is healthy.
 pub(crate) fn assert_healthy(machine: &Machine, name: &str) {
-    let status = status(machine, name);
-    assert_eq!(status["healthy"], true, "{status}");
-    assert_eq!(status["state"], "running", "{status}");
+    // A server has two seconds for its answer, which on a busy machine may be too few.
+    let healthy = |machine: &Machine| {
+        let status = status(machine, name);
+        Ok(status["healthy"] == true && status["state"] == "running")
+    };
+    let waited = machine.wait_until(&format!("{name} is healthy"), SOON, healthy);
+    assert!(waited.is_ok(), "{}", status(machine, name));
 }
 
 /// One property of a unit.
@@ -123,4 +128,33 @@ pub(crate) fn killed(machine: &Machine, command: &str, call: &str, number: usize
             panic!("{command} ended with {other}: {}", machine.get("/root/narration").unwrap())
         }
     }
+}
+
+/// Where the journal ends now.
+pub(crate) fn cursor(machine: &Machine) -> String {
+    let said = sh(machine, "journalctl --sync; journalctl -n 0 --show-cursor");
+    said.rsplit("-- cursor: ").next().unwrap().trim().to_owned()
+}
+
+/// Requires that systemd had at most one server down at each moment since then, and returns who was.
+pub(crate) fn one_at_a_time(machine: &Machine, cursor: &str) -> BTreeSet<String> {
+    let script = format!(
+        "journalctl --sync; journalctl --after-cursor='{cursor}' _PID=1 --output=cat \
+         | grep -E '^(Stopping|Stopped|Starting|Started) opencode-[a-z]+\\.service'"
+    );
+    let text = sh(machine, &script);
+    let (mut down, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for line in text.lines() {
+        let (what, rest) = line.split_once(" opencode-").unwrap();
+        let name = rest.split_once('.').unwrap().0.to_owned();
+        all.insert(name.clone());
+        if what == "Started" {
+            down.remove(&name);
+        } else {
+            down.insert(name);
+        }
+        assert!(down.len() <= 1, "{down:?} were down at {line:?} of:\n{text}");
+    }
+    assert!(down.is_empty(), "{down:?} did not come back:\n{text}");
+    all
 }

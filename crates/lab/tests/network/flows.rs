@@ -60,9 +60,9 @@ fn look(machine: &Machine, name: &str) -> Value {
 /// Which flows something came back on within a moment.
 fn alive(machine: &Machine, name: &str) -> Vec<String> {
     // Over the time of a writer that is about to write what came before.
-    thread::sleep(Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(500));
     let before = look(machine, name);
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(Duration::from_millis(1500));
     let after = look(machine, name);
     assert_eq!(before["pid"], after["pid"]);
     let flows = after["came"].as_object().unwrap();

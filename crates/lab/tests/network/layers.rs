@@ -176,9 +176,11 @@ fn nothing_without_a_connection_leaves(machine: &Machine, internet: &Internet<'_
     untrack(machine);
     assert_eq!(arrives(), [false; 2]);
     take_out(machine, "", "opencode_host outward", rule);
-    assert_eq!(arrives(), [true; 2], "untracked, without the rule");
+    assert_eq!(arrives(), [false; 2], "nothing leaves with an inner address");
+    take_out(machine, "", "opencode_host untranslated", "@inner");
+    assert_eq!(arrives(), [true; 2], "untracked, without the rules");
     sh(machine, "nft delete table inet untrack");
-    assert_eq!(arrives(), [true; 2], "invalid, without the rule");
+    assert_eq!(arrives(), [true; 2], "invalid, without the rules");
     // A connection leaves all the same, and under the host's address.
     reload(machine);
     internet.forget().unwrap();

@@ -9,18 +9,18 @@ def family(address):
 def attempt(kind, address, port):
     try:
         if kind == "tcp":
-            with socket.create_connection((address, port), 2) as connection:
-                connection.settimeout(2)
+            with socket.create_connection((address, port), 10) as connection:
+                connection.settimeout(10)
                 return "reached" if connection.recv(64) == b"the internet" else "nothing"
         if kind == "udp":
             with socket.socket(family(address), socket.SOCK_DGRAM) as one:
-                one.settimeout(1)
+                one.settimeout(10)
                 one.connect((address, port))
                 one.send(b"ping")
                 return "reached" if one.recv(64) == b"ping" else "nothing"
         echo, protocol = (8, socket.IPPROTO_ICMP) if family(address) == socket.AF_INET else (128, socket.IPPROTO_ICMPV6)
         with socket.socket(family(address), socket.SOCK_DGRAM, protocol) as one:
-            one.settimeout(1)
+            one.settimeout(10)
             one.connect((address, 0))
             one.send(struct.pack("!BBHHH", echo, 0, 0, 1, 1) + b"ping")
             return "reached" if one.recv(64)[8:] == b"ping" else "nothing"

@@ -74,8 +74,9 @@ def without_end(addresses, count):
     for sender in senders:
         threading.Thread(target=work, args=(sender,), daemon=True).start()
     while True:
-        with open(count, "w") as file:
+        with open(count + ".new", "w") as file:
             file.write(f"{min(sender.rounds for sender in senders)} {os.getpid()}")
+        os.rename(count + ".new", count)
         time.sleep(0.05)
 
 

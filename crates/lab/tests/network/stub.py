@@ -7,7 +7,7 @@ QUESTION = b"\0\7\1\0\0\1\0\0\0\0\0\0\4good\7example\3org\0\0\1\0\1"
 def attempt(kind, address, port):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as one:
-        one.settimeout(1)
+        one.settimeout(10)
         try:
             one.connect((address, port))
             if kind == "udp":

@@ -105,6 +105,7 @@ fn it_gets_no_port(machine: &Machine) {
             "sed -e '/^Exec/d; /^Restart/d; /^SystemCallFilter={without}/d; s/^Type=.*/Type=oneshot/' \
              -e '/^\\[Service\\]/a ExecStart=/usr/bin/python3 /usr/local/lib/port.py' \
              -e '/^\\[Service\\]/a StandardOutput=truncate:/run/port' \
+             -e '/^\\[Service\\]/a BindReadOnlyPaths=/usr' \
              /etc/systemd/system/{STUB} >/run/systemd/system/port.service
              systemctl daemon-reload; systemctl start port.service; cat /run/port"
         );

@@ -1,4 +1,4 @@
-//! An allow-list made from what was refused, as `docs/network.md` shows it step by step.
+//! An allow-list made from what was refused, as `docs/how-to/allow-list.md` shows it step by step.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::view::{SOON, done, wait_until_served};
 
 const NAMES: &str = include_str!("names.py");
 /// The page, with every step's specification and output.
-const PAGE: &str = "docs/network.md";
+const PAGE: &str = "docs/how-to/allow-list.md";
 const SPEC: &str = r#"[instances.website]
 directory = "/srv/website"
 listen.port = 4101
@@ -22,13 +22,38 @@ const ENTRY: &str = r#"{ cidr = "8.8.8.8/32", ports = [443], protocol = "tcp" }"
 /// The resolver notes names once a second.
 const WAIT: &str = "sleep 1.5";
 
+/// What a terminal shows of a command.
 fn commands(machine: &Machine, arguments: &str) -> String {
-    let output = machine.sh(&format!("opencode-instances blocked website {arguments}")).unwrap();
-    say(&format!(
-        "$ opencode-instances blocked website {arguments}\n{}{}",
-        output.stdout, output.stderr
-    ));
-    output.ok().unwrap()
+    let command = format!("opencode-instances blocked website {arguments}");
+    let output = machine.sh(&command).unwrap();
+    let shown = format!("$ {}\n{}{}", command.trim_end(), output.stdout, output.stderr);
+    say(&shown);
+    output.ok().unwrap();
+    shown
+}
+
+/// The lines of what was printed, without what differs from one run to the next: times, how often opencode itself has asked
+/// for a name, and so the widths of columns.
+fn masked(shown: &str) -> Vec<String> {
+    let is_time = |word: &str| {
+        let digits =
+            word.strip_suffix('Z').map(|word| word.trim_matches(|c: char| c.is_ascii_digit()));
+        digits.is_some_and(|rest| rest.contains(':'))
+    };
+    let line = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        for word in words.iter_mut().filter(|word| is_time(word)) {
+            *word = "TIME";
+        }
+        if words.get(1) == Some(&"dns")
+            && words.last() == Some(&"TIME")
+            && let Some(count) = words.iter_mut().nth_back(2)
+        {
+            *count = "COUNT";
+        }
+        words.join(" ")
+    };
+    shown.trim().lines().map(line).collect()
 }
 
 fn spec(machine: &Machine, more: &str) {
@@ -72,11 +97,14 @@ fn an_allow_list_is_made_from_what_was_refused() {
     // Nothing is listed: the name reaches no resolver, and the address is refused.
     let said = attempt();
     assert!(!said.contains("the internet"), "{said}");
+    let mut shown = vec![said];
     let asked = internet.packets().unwrap();
     assert!(!asked.keys().any(|(to, _)| to.to_string() == "1.1.1.1"), "{asked:?}");
     let seen = commands(&machine, "");
     assert!(seen.contains("registry.npmjs.org") && seen.contains("192.168.7.7"), "{seen}");
-    let first = toml(&commands(&machine, "--suggest"));
+    let suggested = commands(&machine, "--suggest");
+    shown.push(format!("{seen}\n{suggested}"));
+    let first = toml(&suggested);
     assert!(
         first.contains("\"registry.npmjs.org\"") && first.contains("192.168.7.7/32"),
         "{first}"
@@ -91,6 +119,7 @@ fn an_allow_list_is_made_from_what_was_refused() {
     assert!(seen.contains("answer 8.8.8.8"), "{seen}");
     let second = commands(&machine, "--suggest");
     assert!(second.contains("[\"8.8.8.8/32\"]") && !second.contains("443"), "{second}");
+    shown.push(format!("{said}\n{seen}\n{second}"));
 
     // And its address, with the port that the note cannot know.
     let all = first.replacen("allowCidrs = [", &format!("allowCidrs = [\n{ENTRY},"), 1);
@@ -100,8 +129,11 @@ fn an_allow_list_is_made_from_what_was_refused() {
     let rest = commands(&machine, "--suggest --since -1s");
     assert!(!rest.contains("[instances"), "{rest}");
 
-    // The page shows these very entries.
+    // The page shows this very output, and these entries.
     let page = fs::read_to_string(place::workspace().join(PAGE)).unwrap();
+    let blocks = page.split("```text\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks: Vec<_> = blocks.map(masked).collect();
+    assert_eq!(blocks, shown.iter().map(|shown| masked(shown)).collect::<Vec<_>>(), "{PAGE}");
     for line in first.lines().chain([ENTRY]) {
         assert!(page.contains(line.trim()), "{PAGE} does not show {line}");
     }

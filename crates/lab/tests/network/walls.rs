@@ -1,6 +1,7 @@
 //! What `IPAddressDeny=` on a server would do beside the rules of its namespace, and why it is not set:
 //! it holds without them, and takes from the agent the answer by which it learns of a refusal.
 
+use instances_lab::fleet::BEGIN;
 use instances_lab::{ADDRESSES, Internet, Machine, stand_in, unavailable};
 
 use crate::policies::REACH;
@@ -47,7 +48,7 @@ fn a_list_of_the_units_holds_alone_and_silences_refusals() {
 
     // Of the two refusals one is a packet that seems to come from the destination, which the unit's list drops.
     machine.put(DROP_IN, LIST, 0o644).unwrap();
-    sh(&machine, "systemctl daemon-reload; systemctl restart opencode-listed.service");
+    sh(&machine, &format!("{BEGIN} systemctl daemon-reload; begin opencode-listed.service"));
     assert_eq!(reach(&machine), ["reached", "reached", "EHOSTUNREACH", "silence"]);
 
     // Without the first wall the second one stands; without both nothing does.

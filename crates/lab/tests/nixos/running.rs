@@ -88,7 +88,7 @@ fn nothing_else_of_the_host(machine: &Machine) {
         ),
         // Where the sandboxes of the supervisor and of the resolver have what they read.
         ("/etc/opencode-instances", "website"),
-        ("/etc/opencode-instances/website", "network.json\nsetup"),
+        ("/etc/opencode-instances/website", "etc\nnetwork.json\nsetup"),
         ("/etc/opencode-instances/website/setup", "plan.json"),
         ("/srv", "website"),
     ];

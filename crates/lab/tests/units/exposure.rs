@@ -57,9 +57,9 @@ const ABOVE: &[&str] = &[
     "opencode-hostport",
 ];
 /// Where every point that remains is explained.
-const PAGE: &str = "docs/exposure.md";
+const PAGE: &str = "docs/reference/exposure.md";
 /// The exposure of a server with `sandbox.allowNestedSandbox`, in tenths, and where that stands.
-const NESTED: (u32, &str) = (22, "docs/sandbox.md");
+const NESTED: (u32, &str) = (22, "docs/explanation/sandbox.md");
 
 #[test]
 fn exposure_is_no_more_than_recorded() -> Result<()> {

@@ -114,13 +114,16 @@ pub(super) fn copy(
     let since = before.as_ref().map_or(now - MARGIN, |index| index.since);
     let next = before.as_ref().map_or(0, |index| index.next);
     let entries = before.into_iter().flat_map(|index| index.entries);
-    let known = entries.filter_map(|entry| Some((entry.path, (entry.stamp?, entry.number))));
+    let files = entries.filter(|entry| entry.kind == Kind::File);
+    let known = files.map(|entry| (entry.path, (entry.stamp, entry.number)));
     let mut copying = Copying {
         request,
         known: known.collect(),
         index: Index { next, since, ..Index::default() },
         clones: true,
+        unseen: 0,
         holes: 0,
+        bytes: 0,
         progress,
     };
     tree::walk(request.home, request.owner, &mut copying)?;
@@ -129,11 +132,16 @@ pub(super) fn copy(
 
 struct Copying<'a, 'b> {
     request: &'a Request<'b>,
-    known: HashMap<TreePath, (Stamp, u64)>,
+    /// Copies of the pass before; without a stamp where the file changed under it.
+    known: HashMap<TreePath, (Option<Stamp>, u64)>,
     index: Index,
     /// Whether the file system can share data between files, as far as is known.
     clones: bool,
+    /// What files have less on the disk than they are long, as far as it was not worth a look.
+    unseen: u64,
     holes: u64,
+    /// How long all files are that are taken, so far.
+    bytes: u64,
     progress: &'a mut Progress,
 }
 
@@ -156,17 +164,21 @@ impl Visitor for Copying<'_, '_> {
         if self.has_too_many_holes(path, stat, &file)? {
             return self.left_out(Bytes::new(path.as_bytes()), Why::Sparse);
         }
+        // Links and clones make one piece of data many files, and an archive has each of them whole.
+        self.bytes = self.bytes.saturating_add(size(stat));
         let stamp = Stamp::of(stat);
         let known = self.known.get(path).copied();
         if let Some((known, number)) = known
-            && known == stamp
+            && known == Some(stamp)
             && stamp.changed() < self.index.since
         {
+            self.progress.more(size(stat));
             let entry = self.add(path, Kind::File, stat);
             (entry.number, entry.stamp) = (number, Some(stamp));
             return Ok(());
         }
         let Some((to, place)) = self.request.to else {
+            self.progress.more(size(stat));
             self.add(path, Kind::File, stat);
             return Ok(());
         };
@@ -200,7 +212,9 @@ impl Visitor for Copying<'_, '_> {
 impl Copying<'_, '_> {
     fn add(&mut self, path: &TreePath, kind: Kind, stat: &Stat) -> &mut Copied {
         let size = if kind == Kind::File { size(stat) } else { 0 };
-        self.progress.add(size);
+        if kind == Kind::File {
+            self.progress.file();
+        }
         // `push_mut`, when that is stable.
         self.index.entries.push(Copied {
             path: path.clone(),
@@ -226,8 +240,12 @@ impl Copying<'_, '_> {
     ) -> Result<bool, Error> {
         let size = size(stat);
         let allocated = u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512);
-        // Compression takes room away as well; only where it matters all of the file is looked at.
-        if size.saturating_sub(allocated) <= 1 << 20 {
+        // Compression takes room away as well; only where it matters all of the file is looked at: much of one
+        // file, or little of many.
+        let missing = size.saturating_sub(allocated);
+        let unseen = self.unseen.saturating_add(missing);
+        if missing <= 1 << 20 && unseen <= HOLES {
+            self.unseen = unseen;
             return Ok(false);
         }
         let mut data = 0_u64;
@@ -263,9 +281,11 @@ impl Copying<'_, '_> {
         let copy = fs::openat(to, number.to_string(), flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::io("create", &place))?;
         let size = size(stat);
+        room::require_possible(to, &place, self.bytes)?;
         if self.clones {
             match fs::ioctl_ficlone(&copy, file) {
                 Ok(()) => {
+                    self.progress.more(size);
                     return fs::ftruncate(&copy, size).map_err(Error::io("write", &place));
                 }
                 Err(_) => self.clones = false,
@@ -289,6 +309,7 @@ impl Copying<'_, '_> {
                 }
                 let part = part.get(..count).unwrap_or_default();
                 copy.write_all_at(part, at).map_err(Error::file("write", &place))?;
+                self.progress.more(count as u64);
                 at += count as u64;
             }
         }

@@ -118,6 +118,16 @@ pub enum Error {
         /// What is needed.
         needed: u64,
     },
+    /// No file system like this one could hold all files.
+    #[error(
+        "the files are longer together than all of the file system of {path}, which has {all} MiB: they share data, or are compressed; stop the instance and use tar, or a snapshot of the file system"
+    )]
+    Long {
+        /// Where copies go.
+        path: PathBuf,
+        /// The size of the file system.
+        all: u64,
+    },
     /// The archive is not one that `backup` wrote.
     #[error("the archive is refused, and nothing was changed: {0}")]
     Archive(String),
@@ -140,6 +150,27 @@ pub enum Error {
         /// What systemd says.
         result: String,
     },
+    /// Whoever asked for a restore is gone.
+    #[error(
+        "nobody waits for the restore of `{0}` any more, so nothing was changed; run it again, to its end"
+    )]
+    Abandoned(String),
+    /// A restore was done, and something failed after that.
+    #[error(
+        "the state was restored, and {before}; what came after that failed: look at {place} before the server starts"
+    )]
+    Exchanged {
+        /// Where the previous state is.
+        before: String,
+        /// Where the state is.
+        place: PathBuf,
+        /// What failed.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Another backup to the same file.
+    #[error("another backup is being written to {0}; wait for it, or name another file")]
+    Written(PathBuf),
     /// A step said what is no result.
     #[error("{0} said what is no result")]
     Words(String),

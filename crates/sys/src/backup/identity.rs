@@ -12,6 +12,9 @@ use super::Error;
 use crate::installed::Record;
 use crate::systemctl;
 
+/// The user and the group of those who have no files and no instance.
+pub(super) const NOBODY: u32 = 65534;
+
 /// An instance's user and group, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -28,7 +31,7 @@ impl Identity {
         let entry = systemctl::run("getent", &["passwd", &record.user]).map_err(|_| missing())?;
         let fields: Vec<&str> = entry.trim().split(':').collect();
         let [name, _, uid, gid, ..] = fields.as_slice() else { return Err(missing()) };
-        let number = |text: &str| text.parse().ok().filter(|id| !matches!(id, 0 | 65534));
+        let number = |text: &str| text.parse().ok().filter(|id| !matches!(*id, 0 | NOBODY));
         match (number(uid), number(gid)) {
             (Some(uid), Some(gid)) if *name == record.user => Ok(Self { uid, gid }),
             _ => Err(missing()),
@@ -36,14 +39,16 @@ impl Identity {
     }
 
     /// Becomes that user, without groups, capabilities and ways to get any. Nobody but root can look into
-    /// the process from then on, not even the agent, whose user it has: no program is executed any more.
+    /// the process from then on, not even the agent, whose user it has: no program is executed any more. Nor
+    /// can the agent stop it with a signal, for its real and saved users, which are asked then, are nobody.
     pub(super) fn take(self) -> Result<(), Error> {
         let failed = |action| Error::io(action, Path::new("of the instance"));
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let nobody = Uid::from_raw(NOBODY);
         if geteuid().is_root() {
             set_thread_groups(&[]).map_err(failed("leave the groups of root for those"))?;
             set_thread_res_gid(gid, gid, gid).map_err(failed("take the group"))?;
-            set_thread_res_uid(uid, uid, uid).map_err(failed("take the user"))?;
+            set_thread_res_uid(nobody, uid, nobody).map_err(failed("take the user"))?;
         }
         let none = CapabilitySets {
             effective: CapabilitySet::empty(),

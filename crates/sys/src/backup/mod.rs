@@ -48,7 +48,8 @@ use crate::lock::{self, Lock};
 use crate::systemctl::{self, text};
 pub use error::Error;
 pub use identity::Identity;
-use place::Place;
+use identity::NOBODY;
+use place::{Place, TREE};
 pub use steps::{Kind, Told, take};
 use target::Target;
 use unit::{Said, Step};
@@ -144,19 +145,20 @@ impl<'a> Keeper<'a> {
             }
             Err(_) => return Err(Error::Busy(record.name.to_string())),
         };
+        // Before anything else: what goes on there took this lock for its own until now.
+        let unit = unit::name(&record.name);
+        let state = systemctl::show(std::slice::from_ref(&unit), &["ActiveState"])?;
+        if state.iter().any(|unit| text(unit, "ActiveState") != "inactive") {
+            let _ = systemctl::run("systemctl", &["stop", "--", &unit]);
+        }
         let place = Place::of(record)?;
         let mut identity = Identity::of(record)?;
         if let Some(home) = place.open(identity)? {
             // It may be another than the user's first one.
             let stat = rustix::fs::fstat(&home).map_err(Error::io("look at", &place.home))?;
-            if !matches!(stat.st_gid, 0 | 65534) {
+            if !matches!(stat.st_gid, 0 | NOBODY) {
                 identity.gid = stat.st_gid;
             }
-        }
-        let unit = unit::name(&record.name);
-        let state = systemctl::show(std::slice::from_ref(&unit), &["ActiveState"])?;
-        if state.iter().any(|unit| text(unit, "ActiveState") != "inactive") {
-            let _ = systemctl::run("systemctl", &["stop", "--", &unit]);
         }
         place::remove(&place.backup())?;
         swap::finish(&place)?;
@@ -324,13 +326,15 @@ impl Restore<'_> {
     ///
     /// # Errors
     ///
-    /// See [`enum@Error`]. Then the state is as before.
+    /// See [`enum@Error`]. Then the state is as before, but with [`Error::Exchanged`].
     pub fn run(&self) -> Result<(Count, Option<PathBuf>), Error> {
         let keeper = Keeper::begin(self.record)?;
         keeper.place.require_exchangeable()?;
         let input = self.input()?;
+        let was = swap::number(&keeper.place.home)?.is_some();
         let around = keeper.place.restore();
         place::make(&around, keeper.identity)?;
+        let new = swap::number(&around.join(TREE))?;
         let mut swap = keeper.words("swap");
         swap.push(format!("--time={}", self.time));
         let step = Step {
@@ -343,7 +347,11 @@ impl Restore<'_> {
         let said = unit::run(&step, Some(input), None);
         // Where it failed, what it has made goes; or, the exchange being done, it is ended.
         let finished = swap::finish(&keeper.place);
-        let said = said?;
+        let is_new = || swap::number(&keeper.place.home).is_ok_and(|is| is.is_some() && is == new);
+        let said = match said {
+            Err(source) if is_new() => return Err(exchanged(&keeper.place, was, source)),
+            said => said?,
+        };
         let before = said.iter().find_map(|said| match said {
             Said::Swapped(before) => Some(before.clone()),
             _ => None,
@@ -365,6 +373,20 @@ impl Restore<'_> {
             Archive::Pipe => duplicate(std::io::stdin()),
         }
     }
+}
+
+/// What failed after the exchange.
+fn exchanged(place: &Place, was: bool, source: Error) -> Error {
+    let before = if was {
+        let all = place.all_before().unwrap_or_default();
+        // Until it has a name of its own.
+        let restore = Some(place.restore()).filter(|path| path.exists());
+        let path = restore.or_else(|| all.last().cloned()).unwrap_or_default();
+        format!("the previous one is in {}", path.display())
+    } else {
+        "there was none before".to_owned()
+    };
+    Error::Exchanged { before, place: place.home.clone(), source: Box::new(source) }
 }
 
 fn duplicate(stream: impl std::os::fd::AsFd) -> Result<OwnedFd, Error> {

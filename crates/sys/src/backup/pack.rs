@@ -53,6 +53,7 @@ pub(super) fn pack(
     for (one, entry) in index.entries.iter().zip(&manifest.entries) {
         put(&member::of_entry(entry))?;
         if entry.kind == Kind::File {
+            progress.file();
             let size = each(copies, one, |part| {
                 progress.more(part.len() as u64);
                 put(part)
@@ -71,6 +72,7 @@ pub(super) fn pack(
 fn entry(copies: BorrowedFd<'_>, one: &Copied, progress: &mut Progress) -> Result<Entry, Error> {
     let mut sha256 = String::new();
     if one.kind == Kind::File {
+        progress.file();
         let mut digest = Sha256::new();
         let size = each(copies, one, |part| {
             progress.more(part.len() as u64);

@@ -30,10 +30,10 @@ impl Progress {
         self
     }
 
-    /// Counts a file of so many bytes.
-    pub(super) fn add(&mut self, bytes: u64) {
+    /// Counts a file; its bytes are counted by themselves.
+    pub(super) fn file(&mut self) {
         self.files += 1;
-        self.more(bytes);
+        self.more(0);
     }
 
     /// Counts bytes.

@@ -15,9 +15,11 @@ use super::copy::{self, Index};
 use super::identity::Identity;
 use super::place::{self, Place};
 use super::progress::Progress;
+use super::room::Sparing;
 use super::unit::{Said, say};
 use super::{Count, Error, hold, pack, swap, tree, unpack};
 use crate::installed::Record;
+use crate::lock;
 
 /// The list of copies, among them.
 const INDEX: &str = "index";
@@ -87,7 +89,12 @@ pub fn take(record: &Record, told: &Told) -> Result<(), Error> {
         Kind::Quiet => hold::require_quiet(record, &told.systemctl),
         Kind::Verify | Kind::Unpack => unpacking(record, told),
         Kind::Swap => {
-            let before = swap::swap(&Place::of(record)?, &told.time)?;
+            // Who asked for the restore holds this lock to the end. Whoever ended that expects the state as it was.
+            let waits = || match lock::take_state(&record.name) {
+                Err(lock::Error::Busy) => Ok(()),
+                _ => Err(Error::Abandoned(record.name.to_string())),
+            };
+            let before = swap::swap(&Place::of(record)?, &told.time, &waits)?;
             say(&Said::Swapped(before))
         }
         Kind::Ended => say(&Said::Ended(std::env::var("SERVICE_RESULT").unwrap_or_default())),
@@ -159,7 +166,7 @@ fn packing(record: &Record, told: &Told) -> Result<(), Error> {
         left_out: index.left_out.clone(),
         entries: Vec::new(),
     };
-    pack::pack(copies.as_fd(), index, manifest, io::stdout().lock())
+    pack::pack(copies.as_fd(), index, manifest, Sparing::new(io::stdout().lock()))
 }
 
 fn unpacking(record: &Record, told: &Told) -> Result<(), Error> {

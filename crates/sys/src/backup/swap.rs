@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use instances_core::format::{self, Unreadable};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -22,24 +23,36 @@ use super::place::{Place, TREE, remove};
 const NOTE: &str = "swap.json";
 /// How many previous states may have one time.
 const NAMES: usize = 100;
+/// The version of the note.
+const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
+    /// The format's version.
+    #[serde(default = "format::first")]
+    version: u32,
     /// The number of the new directory.
     inode: u64,
     /// When the previous state was put aside.
     time: String,
 }
 
-/// Puts what was unpacked in the place of the state directory. Where the previous one is now.
-pub(super) fn swap(place: &Place, time: &str) -> Result<Option<PathBuf>, Error> {
+/// Puts what was unpacked in the place of the state directory, if that is `wanted` still. Where the previous one
+/// is now.
+pub(super) fn swap(
+    place: &Place,
+    time: &str,
+    wanted: &dyn Fn() -> Result<(), Error>,
+) -> Result<Option<PathBuf>, Error> {
     let around = place.restore();
     let new = around.join(TREE);
     // Names and bytes are on the disk before the first name leads to them.
     let synced = File::open(&around).map_err(Error::file("open", &around))?;
     rustix::fs::syncfs(&synced).map_err(Error::io("sync", &around))?;
     let inode = number(&new)?.ok_or_else(|| Error::io("find", &new)(Errno::NOENT))?;
-    note(&around, &Note { inode, time: time.to_owned() })?;
+    note(&around, &Note { version: VERSION, inode, time: time.to_owned() })?;
+    // After what takes long.
+    wanted()?;
     match renameat_with(CWD, &new, CWD, &place.home, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(Errno::NOENT) => {
@@ -95,17 +108,23 @@ fn note(around: &Path, note: &Note) -> Result<(), Error> {
     sync(around)
 }
 
-/// The note; one that was cut short is none, since nothing was exchanged then.
+/// The note; one that was cut short is none, since nothing was exchanged then. One of a newer program is refused:
+/// without it the previous state could be taken for what was only unpacked.
 fn read(around: &Path) -> Result<Option<Note>, Error> {
     let path = around.join(NOTE);
     match fs::read(&path) {
-        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Ok(text) => match format::parse(&text, VERSION) {
+            Ok(note) => Ok(Some(note)),
+            Err(Unreadable::Json(_)) => Ok(None),
+            Err(why) => Err(Error::file("understand", &path)(io::Error::other(why))),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", &path)(error)),
     }
 }
 
-fn number(path: &Path) -> Result<Option<u64>, Error> {
+/// Which directory is there.
+pub(super) fn number(path: &Path) -> Result<Option<u64>, Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

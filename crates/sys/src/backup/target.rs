@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::Error;
@@ -53,7 +53,10 @@ impl Target {
         // Whoever else could replace what is in it, and it could be another instance, could choose what is written and what is kept.
         trust::directory_of_root(&real)?;
         let new = real.join(format!(".{}.opencode-new", name.display()));
-        // What a run that was killed has left.
+        // What a run that was killed has left goes. One that writes has it locked.
+        if let Ok(left) = File::options().write(true).open(&new) {
+            lock(&left, path)?;
+        }
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::file("remove", &new)(error));
@@ -62,6 +65,12 @@ impl Target {
         }
         let file = File::options().write(true).create_new(true).mode(0o600).open(&new);
         let file = file.map_err(Error::file("create", &new))?;
+        lock(&file, path)?;
+        let made = file.metadata().map_err(Error::file("look at", &new))?.ino();
+        if fs::symlink_metadata(&new).map_or(true, |there| there.ino() != made) {
+            // Another one was faster.
+            return Err(Error::Written(path.to_owned()));
+        }
         Ok(Self { path: real.join(name), new, force, file, done: false })
     }
 
@@ -85,6 +94,14 @@ impl Target {
         let synced = File::open(parent).and_then(|parent| parent.sync_all());
         synced.map_err(Error::file("sync", parent))?;
         Ok(length)
+    }
+}
+
+/// Has a file for this run alone, until its descriptors are closed; where the file system has locks.
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Error::Written(path.to_owned())),
+        _ => Ok(()),
     }
 }
 

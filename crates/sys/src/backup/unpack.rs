@@ -130,7 +130,7 @@ fn data(
     let mut digest = Sha256::new();
     let mut buffer = vec![0; CHUNK];
     let mut left = entry.size;
-    progress.add(0);
+    progress.file();
     let mut file = file;
     while left > 0 {
         let part = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);

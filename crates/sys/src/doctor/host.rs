@@ -48,6 +48,16 @@ pub(super) fn uplink() -> Option<String> {
     text.lines().filter_map(default).min().map(|(_, name)| name)
 }
 
+/// Tables of iptables-legacy. Only root may read their names.
+pub(super) fn legacy() -> Vec<String> {
+    let places = [("ip", "/proc/net/ip_tables_names"), ("ip6", "/proc/net/ip6_tables_names")];
+    let tables = places.map(|(family, path)| {
+        let names = fs::read_to_string(path).unwrap_or_default();
+        names.lines().map(|name| format!("{family} {name}")).collect::<Vec<_>>()
+    });
+    tables.concat()
+}
+
 /// Whether there is a default route of IPv6, and it is not switched off.
 pub(super) fn ipv6() -> Option<bool> {
     let off = fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");

@@ -103,10 +103,10 @@ fn users() -> Vec<String> {
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
 }
 
-/// Of which state a restore put the directory aside.
+/// Of which state a directory is that a restore put aside, or that a killed backup or restore left.
 fn put_aside(name: &str) -> Option<&str> {
-    let (state, _) = name.strip_prefix('.')?.split_once(".opencode-before-")?;
-    Some(state)
+    let (state, what) = name.strip_prefix('.')?.split_once(".opencode-")?;
+    (matches!(what, "backup" | "restore") || what.starts_with("before-")).then_some(state)
 }
 
 /// Whether an instance would lose its state or project with the directory, as both are written or as links lead.
@@ -196,11 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_restore_put_aside_names_its_state() {
+    fn what_stands_beside_a_state_names_it() {
         for (name, state) in [
             (".web.opencode-before-20250102T030405Z", Some("web")),
-            (".web.opencode-backup", None),
-            (".web.opencode-restore", None),
+            (".web.opencode-backup", Some("web")),
+            (".web.opencode-restore", Some("web")),
+            (".web.opencode-new", None),
+            ("web.opencode-backup", None),
             ("web.opencode-before-1", None),
             ("web", None),
         ] {

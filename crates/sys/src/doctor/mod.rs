@@ -15,20 +15,24 @@ use crate::installed::{self, Record};
 use crate::net::{self, able};
 use crate::systemctl;
 
-/// Looks at everything.
+pub use owned::Users;
+
+/// Looks at everything. `declared` are the packages of a specification that may not have been applied yet.
 ///
 /// # Errors
 ///
 /// When it cannot be said which instances are installed.
-pub fn observe(facts: &HostFacts) -> Result<Observed, installed::Error> {
+pub fn observe(facts: &HostFacts, declared: Users) -> Result<Observed, installed::Error> {
     let root = Root::new("/".as_ref());
     let records = installed::instances(&root)?;
     let is_root = net::can_look();
     let mut seen = Observed {
         systemd: systemd(),
         nft: nft(facts, is_root),
+        veth: is_root.then(able::makes_link),
         control_groups: host::control_groups(),
         ruleset: is_root.then(|| able::ruleset(Path::new(facts.nft.as_str()))).flatten(),
+        legacy: host::legacy(),
         uplink: host::uplink(),
         links: owned::links(&records),
         listeners: owned::listeners(&records),
@@ -38,12 +42,21 @@ pub fn observe(facts: &HostFacts) -> Result<Observed, installed::Error> {
         clock: host::clock(&records),
         kernel: host::kernel(),
         leftovers: left::leftovers(&root, &records)?,
-        failed: owned::failed(),
         ..Observed::default()
     };
     if is_root {
-        seen.packages = owned::packages(&records);
+        seen.packages = owned::packages(&records, declared);
         seen.secrets = owned::secrets(&records);
+    }
+    match owned::failed() {
+        Ok(failed) => seen.failed = failed,
+        // Without systemd there is nothing to fail, and its absence is a finding of its own.
+        Err(_) if seen.systemd == Some(0) => {}
+        Err(error) => seen.unseen.push(format!("units that failed: {error}")),
+    }
+    match owned::switched_off(&root, &records, &seen.links) {
+        Ok(off) => seen.switched_off = off,
+        Err(error) => seen.unseen.push(format!("forwarding: {error}")),
     }
     seen.leftovers.extend(left::table(seen.ruleset.as_ref(), &records));
     if seen.systemd.is_none() {
@@ -60,21 +73,22 @@ fn systemd() -> Option<u32> {
 fn nft(facts: &HostFacts, is_root: bool) -> Nft {
     let path = Path::new(facts.nft.as_str());
     let version = able::version(path);
-    let table = (is_root && version.is_ok()).then(|| able::makes_table(path));
-    Nft { path: facts.nft.to_string(), version: Some(version), table }
+    let rules = (is_root && version.is_ok()).then(|| able::loads_rules(path));
+    Nft { path: facts.nft.to_string(), version: Some(version), rules }
 }
 
 /// What only root sees, and what even root could not.
 fn unseen(is_root: bool, records: &[Record], seen: &Observed) -> Vec<String> {
     if !is_root {
         let mut words = vec![
-            "rules of other firewalls, and whether a table can be made: only root may list them",
+            "rules of other firewalls, and whether the kernel takes ours: only root may load and list them",
             "state directories and passwords: only root may look into their directory",
         ];
-        if !records.is_empty() {
-            words.push("secrets, and which opencode a package is: only root can say who else could read or \
-                        replace them");
-        }
+        words.push(if records.is_empty() {
+            "which opencode a package is: only root can say who else could replace it"
+        } else {
+            "secrets, and which opencode a package is: only root can say who else could read or replace them"
+        });
         return words.into_iter().map(str::to_owned).collect();
     }
     let works = seen.nft.version.as_ref().is_some_and(Result::is_ok);

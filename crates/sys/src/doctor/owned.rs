@@ -1,26 +1,52 @@
 //! What belongs to installed instances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use instances_core::doctor::observed::{Link, Listener, Package, Secret};
+use instances_core::doctor::observed::{Link, Listener, Package, Secret, Switch};
 use instances_core::layout::AUTH_ROOT;
+use instances_core::network::Network;
 
+use crate::files::Root;
 use crate::installed::Record;
-use crate::net::able;
+use crate::net::{self, able};
 use crate::{opencode, systemctl, trust};
+
+/// Where opencode is without any `package`, and where npm puts it.
+const PLACES: [&str; 2] = ["/usr/bin/opencode", "/usr/local/bin/opencode"];
+
+/// Packages, each with the instances that use it.
+pub type Users = BTreeMap<PathBuf, Vec<String>>;
 
 /// The links that are there.
 pub(super) fn links(records: &[Record]) -> Vec<Link> {
     let there = able::links();
     let link = |record: &Record| {
         let name = able::link_of(&record.name);
-        let forwarding = able::is_forwarded(&name);
-        let instance = record.name.to_string();
-        there.contains(&name).then_some(Link { name, instance, forwarding })
+        there.contains(&name).then(|| Link { name, instance: record.name.to_string() })
     };
     records.iter().filter_map(link).collect()
+}
+
+/// What those links need of the kernel's settings, and what is off.
+pub(super) fn switched_off(
+    root: &Root,
+    records: &[Record],
+    links: &[Link],
+) -> Result<Vec<Switch>, net::Error> {
+    let mut off: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Link { name, instance } in links {
+        let record = records.iter().find(|record| record.name.as_str() == instance.as_str());
+        // Without it, the way to the internet is what is looked at.
+        let network = record.and_then(|record| record.network(root).ok().flatten());
+        let destinations = network.as_ref().map(Network::destinations).unwrap_or_default();
+        for setting in able::switched_off(name, &destinations)? {
+            off.entry(setting).or_default().push(instance.clone());
+        }
+    }
+    Ok(off.into_iter().map(|(setting, instances)| Switch { setting, instances }).collect())
 }
 
 /// Listeners that others than this host reach.
@@ -30,20 +56,36 @@ pub(super) fn listeners(records: &[Record]) -> Vec<Listener> {
         .collect()
 }
 
-/// Which opencode each package is.
-pub(super) fn packages(records: &[Record]) -> Vec<Package> {
-    let mut users: BTreeMap<&Path, Vec<String>> = BTreeMap::new();
+/// Which opencode each package is. Where no instance is installed, those that the specification declares are looked
+/// at, and without any what is at the usual places.
+pub(super) fn packages(records: &[Record], declared: Users) -> Vec<Package> {
+    let mut users = Users::new();
     for record in records {
         if let Ok(package) = record.package() {
-            users.entry(package).or_default().push(record.name.to_string());
+            users.entry(package.to_owned()).or_default().push(record.name.to_string());
         }
     }
-    let package = |(path, instances): (&Path, Vec<String>)| Package {
+    if records.is_empty() {
+        users = if declared.is_empty() { usual(&PLACES.map(Path::new)) } else { declared };
+    }
+    let package = |(path, instances): (PathBuf, Vec<String>)| Package {
         path: path.display().to_string(),
         instances,
-        version: opencode::version(path),
+        version: opencode::told(&path).map_err(|error| match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        }),
     };
     users.into_iter().map(package).collect()
+}
+
+/// What is at these places, each program once.
+fn usual(places: &[&Path]) -> Users {
+    let mut known = BTreeSet::new();
+    let there = places
+        .iter()
+        .filter(|place| fs::canonicalize(place).is_ok_and(|program| known.insert(program)));
+    there.map(|place| (place.to_path_buf(), Vec::new())).collect()
 }
 
 /// What is wrong with secrets of the operator's, and with passwords that were made. No content is read.
@@ -87,10 +129,27 @@ fn secret(record: &Record, option: &str, file: &Path) -> Option<Secret> {
 }
 
 /// Units of ours that failed.
-pub(super) fn failed() -> Vec<String> {
+pub(super) fn failed() -> Result<Vec<String>, systemctl::Error> {
     let words =
         ["list-units", "--state=failed", "--plain", "--no-legend", "--full", "--", "opencode*"];
-    let text = systemctl::run("systemctl", &words).unwrap_or_default();
+    let text = systemctl::run("systemctl", &words)?;
     let units = text.lines().filter_map(|line| line.split_whitespace().next());
-    units.map(str::to_owned).collect()
+    Ok(units.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_at_the_usual_places_is_found_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, same, other, missing] =
+            ["one", "same", "other", "missing"].map(|name| directory.path().join(name));
+        fs::write(&one, "").unwrap();
+        fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&one, &same).unwrap();
+        let found = usual(&[&one, &same, &missing, &other]);
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [one, other]);
+    }
 }

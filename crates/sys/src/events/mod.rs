@@ -7,6 +7,8 @@
 //! make larger: flows, records and buffers are bounded.
 
 mod flows;
+#[cfg(test)]
+mod malformed;
 pub mod names;
 mod nflog;
 mod options;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use instances_core::format::Unreadable;
 use ipnet::{IpNet, Ipv4Net};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -197,6 +198,14 @@ pub enum Error {
         /// Where reading ended.
         #[source]
         source: serde_json::Error,
+    },
+    /// The same.
+    #[error("cannot read {path}, which says which addresses each instance has: {why}")]
+    NewerRecords {
+        /// The file.
+        path: PathBuf,
+        /// What is to be done.
+        why: Unreadable,
     },
     /// A link takes two addresses.
     #[error("network.pool {pool} has no room for a link; give it a prefix of at most 31 bits")]

@@ -41,7 +41,7 @@ pub use self::look::{Addresses, Link, Look, Request, Rules, can_look, look};
 use self::pin::{Pinned, Place};
 use self::policy::Policy;
 pub use self::sysctl::Changed;
-pub use self::watch::watch;
+pub use self::watch::{Reload, watch};
 
 /// Which groups may send echo requests without privileges: a new namespace allows it to nobody.
 const PING: &str = "net/ipv4/ping_group_range";
@@ -128,7 +128,30 @@ pub enum Outcome {
 pub fn read_network(path: &Path) -> Result<Network, Error> {
     let failed = |source| Error::ReadRules { path: path.to_owned(), source };
     let bytes = fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
+    Network::parse(&bytes).map_err(|error| failed(std::io::Error::other(error)))
+}
+
+/// Has a reload come to its end, with all that it starts, when systemd ends the unit meanwhile: one that is ended by the signal
+/// would have the unit fail, which is only to stop. [`down`] takes away what the reload makes.
+///
+/// Nothing changes where there is no namespace yet: a start that hangs is to be ended. A signal that comes before this is called is
+/// the unit's failure all the same.
+///
+/// # Errors
+///
+/// When the namespace's name cannot be looked for.
+pub fn finish_reload(name: &InstanceName) -> Result<(), Error> {
+    if pin::find(&Place::new(NETNS_DIR, name.as_str()))?.is_some() {
+        #[expect(
+            unsafe_code,
+            reason = "signal-hook cannot ignore a signal, which alone is inherited"
+        )]
+        // SAFETY: no handler is replaced, and this thread is the only one.
+        unsafe {
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that the namespace `opencode-NAME` exists and holds exactly the policy in the file, and
@@ -210,6 +233,11 @@ fn with_policy(
         Ok(outcome)
     })?;
     Ok((existing, outcome))
+}
+
+/// Whether the namespace of an instance has its name.
+pub fn is_pinned(name: &InstanceName) -> bool {
+    Path::new(NETNS_DIR).join(format!("opencode-{name}")).exists()
 }
 
 /// Takes the link of the namespace away, and then its name. Already gone is success.

@@ -107,7 +107,7 @@ pub(super) fn tidy<E>(
 }
 
 /// Removes a table without a packet being judged by what is left of it on the way.
-fn withdraw<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
+pub(super) fn withdraw<E>(table: &str, run: &dyn Fn(&str) -> Result<(), E>) -> Result<(), E> {
     run(&sleep(table))?;
     run(&format!("delete table inet {table}\n"))
 }

@@ -42,32 +42,34 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// When what could not be done is tried again, whatever happens.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// Asks for a reload of the units of instances; returns whose unit is to stop, and was not asked.
+pub type Reload<'a> = dyn Fn(&[String]) -> Result<Vec<String>, String> + 'a;
+
+/// Whose unit was to stop when it should have been reloaded. It may be started again before its link is gone.
+#[derive(Debug)]
+struct Stopping {
+    names: Vec<String>,
+    since: Instant,
+}
+
 /// Follows the host's changes, and returns only when it cannot.
 ///
 /// `reload` is asked to reload the units of instances whose links were made for another way out, and
-/// must not wait for it: a reload waits for the lock that is held here at times. `note` is told what was done.
-pub fn watch(
-    nft: &Path,
-    reload: &dyn Fn(&[String]) -> Result<(), String>,
-    note: &dyn Fn(String),
-) -> Error {
+/// must not wait for it: a reload waits for the lock that is held here at times. For those that it did not ask it is called again after
+/// five seconds, while their links are there. `note` is told what was done.
+pub fn watch(nft: &Path, reload: &Reload<'_>, note: &dyn Fn(String)) -> Error {
     match Changes::subscribe() {
         Ok(mut changes) => follow(&mut changes, nft, reload, note),
         Err(error) => Error::Listen(error),
     }
 }
 
-fn follow(
-    changes: &mut Changes,
-    nft: &Path,
-    reload: &dyn Fn(&[String]) -> Result<(), String>,
-    note: &dyn Fn(String),
-) -> Error {
+fn follow(changes: &mut Changes, nft: &Path, reload: &Reload<'_>, note: &dyn Fn(String)) -> Error {
     let mut notifier = Notifier::new(env::var_os("NOTIFY_SOCKET").as_deref(), None);
-    let mut known = Known::default();
+    let (mut known, mut stopping) = (Known::default(), None);
     let (mut table, mut first) = (true, true);
     loop {
-        let failed = look(nft, &mut known, table, reload, note);
+        let failed = look(nft, (&mut known, &mut stopping), table, reload, note);
         if std::mem::take(&mut first) {
             if let Err(error) = &changes.lists {
                 let seconds = AGAIN.as_secs();
@@ -88,9 +90,9 @@ fn follow(
 /// True when something could not be done.
 fn look(
     nft: &Path,
-    known: &mut Known,
+    (known, stopping): (&mut Known, &mut Option<Stopping>),
     table: bool,
-    reload: &dyn Fn(&[String]) -> Result<(), String>,
+    reload: &Reload<'_>,
     note: &dyn Fn(String),
 ) -> bool {
     let look = match link::look(nft, known, table) {
@@ -114,13 +116,25 @@ fn look(
     for error in &look.errors {
         note(chain(error));
     }
-    if !look.outdated.is_empty() {
-        note(format!("the way out may be another one; reloading {}", look.outdated.join(" ")));
-        if let Err(words) = reload(&look.outdated) {
-            note(words);
+    let due = stopping.take_if(|one| look.outdated || one.since.elapsed() >= AGAIN);
+    let names = if look.outdated {
+        look.links
+    } else {
+        let names = due.map(|one| one.names).unwrap_or_default();
+        names.into_iter().filter(|name| look.links.contains(name)).collect()
+    };
+    if !names.is_empty() {
+        note(format!("the way out may be another one; reloading {}", names.join(" ")));
+        match reload(&names) {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => {
+                note(format!("to be stopped, and not reloaded: {}", names.join(" ")));
+                *stopping = Some(Stopping { names, since: Instant::now() });
+            }
+            Err(words) => note(words),
         }
     }
-    !look.errors.is_empty()
+    stopping.is_some() || !look.errors.is_empty()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -785,7 +785,8 @@ impl<'a> Proxy<'a> {
             self.dying.wake(),
             self.lingering.wake(),
             self.paused,
-            self.stays,
+            // Who is still there is told of by a wake of its own.
+            self.stays.filter(|_| self.table.is_empty()),
             match self.phase {
                 Phase::Ending { cut, end } => Some(if cut > now { cut } else { end }),
                 _ => None,

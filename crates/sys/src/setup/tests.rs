@@ -411,13 +411,13 @@ fn what_the_agent_notes_leads_nowhere_else() {
     }
 }
 
-/// Runs setup until its `n`th step and ends it there, with nothing cleaned up.
-fn killed_at(stage: &Stage, n: usize) -> bool {
+/// Runs setup until its `n`th step and ends it there, by a panic: what the code would still have done is not done.
+fn ended_at(stage: &Stage, n: usize) -> bool {
     let count = RefCell::new(0);
     let said = |event: Event<'_>| {
         if matches!(event, Event::Step(_)) {
             *count.borrow_mut() += 1;
-            assert!(*count.borrow() <= n, "killed");
+            assert!(*count.borrow() <= n, "ended");
         }
     };
     let run = std::panic::AssertUnwindSafe(|| stage.run_with(&said).unwrap());
@@ -425,7 +425,7 @@ fn killed_at(stage: &Stage, n: usize) -> bool {
 }
 
 #[test]
-fn a_run_that_is_killed_at_any_step_is_finished_by_the_next() {
+fn a_run_that_ends_at_any_step_is_finished_by_the_next() {
     let links =
         [("agents/x.md", "/etc/b"), ("opencode.json", "/etc/a"), ("skills/s/SKILL.md", "/etc/c")];
     let prepare = |stage: &Stage| {
@@ -443,12 +443,12 @@ fn a_run_that_is_killed_at_any_step_is_finished_by_the_next() {
     for n in 0.. {
         let stage = Stage::new();
         prepare(&stage);
-        let killed = killed_at(&stage, n);
+        let ended = ended_at(&stage, n);
         // Once more at the next step of the second run, and then to the end.
-        killed_at(&stage, n + 1);
+        ended_at(&stage, n + 1);
         stage.run().unwrap();
-        assert_eq!(tree(&stage.at("home")), expected, "killed at step {n}");
-        if !killed {
+        assert_eq!(tree(&stage.at("home")), expected, "ended at step {n}");
+        if !ended {
             steps = n;
             break;
         }
@@ -464,10 +464,10 @@ fn a_run_that_is_killed_at_any_step_is_finished_by_the_next() {
         prepare(&stage);
         stage.run().unwrap();
         stage.plan(&changed);
-        let killed = killed_at(&stage, n);
+        let ended = ended_at(&stage, n);
         stage.run().unwrap();
-        assert_eq!(tree(&stage.at("home")), expected, "killed at step {n}");
-        if !killed {
+        assert_eq!(tree(&stage.at("home")), expected, "ended at step {n}");
+        if !ended {
             break;
         }
     }

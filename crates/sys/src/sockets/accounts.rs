@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::sandbox_root;
+
 /// Numbers of users and groups that agents run as.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
@@ -22,7 +24,8 @@ impl Accounts {
         let Ok(entries) = fs::read_dir(directory) else { return accounts };
         for entry in entries.flatten() {
             let numbers = |file: &str| {
-                let text = fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+                let path = entry.path().join(sandbox_root::ETC).join(file);
+                let text = fs::read_to_string(path).unwrap_or_default();
                 let number = |line: &str| line.split(':').nth(2)?.parse().ok();
                 text.lines()
                     .filter_map(number)

@@ -5,7 +5,9 @@ mod usage;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use instances_core::layout::AUTH_ROOT;
 use instances_core::units::Names;
@@ -19,6 +21,7 @@ use self::ask::Depth;
 use crate::files::Root;
 use crate::http::Login;
 use crate::installed::Record;
+use crate::program::Judge;
 use crate::systemctl::{self, Properties, text};
 use crate::{auth, shell, trust};
 
@@ -72,7 +75,8 @@ pub struct Status {
     pub sessions: Option<Sessions>,
     /// How often systemd restarted it since it was last started.
     pub restarts: u32,
-    /// Whether the server runs as it was declared before: a restart makes it as it is declared now.
+    /// Whether the server runs as it was declared before, or under an earlier program of ours: a restart makes it
+    /// as it is now.
     pub pending_restart: bool,
     /// What the server or systemd says: a phase, or why it failed.
     pub reason: String,
@@ -98,6 +102,11 @@ const PROPERTIES: &[&str] = &[
     "CPUUsageNSec",
     "TasksCurrent",
 ];
+
+/// How long a server that is started again has until it is looked at once more,
+const AGAIN: Duration = Duration::from_millis(100);
+/// and how often.
+const AGAIN_LOOKS: usize = 10;
 
 /// Looks at every instance of `records`.
 ///
@@ -130,7 +139,7 @@ fn look(records: &[Record], depth: Depth) -> Result<Vec<Status>, systemctl::Erro
             own.chain(around).chain(record.helpers(&host).unwrap_or_default()).collect()
         })
         .collect();
-    let shown = systemctl::show(&units.concat(), PROPERTIES)?;
+    let shown = shown_with_reasons(&units)?;
     let mut rest = shown.as_slice();
     let of_each = units.iter().map(|units| {
         let (own, others) = rest.split_at(units.len().min(rest.len()));
@@ -138,8 +147,12 @@ fn look(records: &[Record], depth: Depth) -> Result<Vec<Status>, systemctl::Erro
         own
     });
     let now = usage::now();
-    let (mut all, beside): (Vec<Status>, Vec<String>) =
-        records.iter().zip(of_each).map(|(one, units)| status(one, units, now)).unzip();
+    let mut programs = Judge::default();
+    let (mut all, beside): (Vec<Status>, Vec<String>) = records
+        .iter()
+        .zip(of_each)
+        .map(|(one, units)| status(one, units, now, &mut programs))
+        .unzip();
     ask::all(records, &mut all, depth);
     for ((record, status), beside) in records.iter().zip(&mut all).zip(beside) {
         status.reason = joined(beside, &status.reason);
@@ -149,6 +162,46 @@ fn look(records: &[Record], depth: Depth) -> Result<Vec<Status>, systemctl::Erro
         }
     }
     Ok(all)
+}
+
+/// What systemd says of all units. With a new start systemd forgets why the last one failed: a server that is
+/// started again is looked at until that start has ended too, or as often as that is worth.
+fn shown_with_reasons(units: &[Vec<String>]) -> Result<Vec<Properties>, systemctl::Error> {
+    let mut shown = systemctl::show(&units.concat(), PROPERTIES)?;
+    for _ in 0..AGAIN_LOOKS {
+        let again = starting_again(units, &shown);
+        if again.is_empty() {
+            break;
+        }
+        std::thread::sleep(AGAIN);
+        let names: Vec<String> =
+            again.iter().filter_map(|(own, _)| units.get(*own)).flatten().cloned().collect();
+        let mut fresh = systemctl::show(&names, PROPERTIES)?.into_iter();
+        for (_, places) in again {
+            for place in shown.get_mut(places).unwrap_or_default() {
+                *place = fresh.next().unwrap_or_default();
+            }
+        }
+    }
+    Ok(shown)
+}
+
+/// Whose server is started again: the number of each instance, and where its units are in what was shown.
+fn starting_again(units: &[Vec<String>], shown: &[Properties]) -> Vec<(usize, Range<usize>)> {
+    let mut from = 0;
+    let all = units.iter().enumerate().map(|(number, own)| {
+        let places = from..from + own.len();
+        from = places.end;
+        (number, places)
+    });
+    let again =
+        |(_, places): &(usize, Range<usize>)| shown.get(places.start).is_some_and(starts_again);
+    all.filter(again).collect()
+}
+
+/// Whether a unit has failed and is being started again by systemd.
+fn starts_again(unit: &Properties) -> bool {
+    is_starting(unit) && !matches!(text(unit, "NRestarts"), "" | "0")
 }
 
 /// The units that stand in the way of a server, itself first.
@@ -211,7 +264,12 @@ fn state_of(
 }
 
 /// The instance as systemd sees it, and what is wrong beside its server.
-fn status(record: &Record, units: &[Properties], now: u64) -> (Status, String) {
+fn status(
+    record: &Record,
+    units: &[Properties],
+    now: u64,
+    programs: &mut Judge,
+) -> (Status, String) {
     let [main, setup, judge, net, sockets, places, socket, _proxy, _secrets, helpers @ ..] = units
     else {
         return (unknown(record), String::new());
@@ -242,8 +300,8 @@ fn status(record: &Record, units: &[Properties], now: u64) -> (Status, String) {
     if !listening && matches!(text(socket, "ActiveState"), "failed") {
         status.reason = closed(record.listen, text(socket, "Id"));
     }
-    status.pending_restart =
-        state == State::Running && status.pid.is_some_and(|pid| runs_another(record, pid));
+    let mut is_old = |pid| runs_another(record, pid) || programs.is_outdated(pid);
+    status.pending_restart = state == State::Running && status.pid.is_some_and(&mut is_old);
     (status, helpers.iter().find_map(broken).unwrap_or_default())
 }
 
@@ -471,6 +529,35 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_starts_again_is_told_from_who_starts_and_who_waits() {
+        let unit = |active: &str, sub: &str, restarts: &str| -> Properties {
+            let pairs = [("ActiveState", active), ("SubState", sub), ("NRestarts", restarts)];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        };
+        assert!(starts_again(&unit("activating", "start", "1")));
+        for (active, sub, restarts) in [
+            ("activating", "start", "0"),
+            ("activating", "auto-restart", "1"),
+            ("active", "running", "1"),
+        ] {
+            assert!(!starts_again(&unit(active, sub, restarts)), "{active} {sub} {restarts}");
+        }
+    }
+
+    #[test]
+    fn only_those_are_looked_at_again_whose_server_starts_again() {
+        let unit = |active: &str| -> Properties {
+            let pairs = [("ActiveState", active), ("SubState", "start"), ("NRestarts", "2")];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        };
+        let units = [vec![String::new(); 2], vec![String::new(); 3], vec![String::new(); 2]];
+        let shown = ["active", "activating", "activating", "active", "active", "active", "active"];
+        let again = starting_again(&units, &shown.map(unit));
+        assert_eq!(again, [(1, 2..5)]);
+        assert_eq!(starting_again(&units, &[]), []);
+    }
 
     #[test]
     fn a_unit_beside_the_server_is_named_when_it_failed() {

@@ -25,8 +25,12 @@ use super::watch::{Bound, Sign, Verdict, Watch};
 use crate::http::{self, Error, Login, Response};
 use crate::notify::Notifier;
 
-/// After how long without a sign of life a server is given up.
+/// How long a server that answers is not asked again.
+const REST: Duration = Duration::from_secs(5);
+/// After how long without a sign of life a server is given up, once an answer did not come.
 const HUNG: Duration = Duration::from_secs(4);
+/// How often what costs the server nothing is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A request sent before the server attached its handler is never answered: give up soon.
 const TRY: Duration = Duration::from_secs(1);
@@ -37,8 +41,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 const WORDING_CHANGED: Duration = Duration::from_secs(30);
 /// So many refusals in a row are final.
 const REFUSALS: u32 = 3;
-/// How long the server may take to end before SIGKILL; the real one takes 0.05 s. All the times of
-/// an end together stay below [`crate::terminate::PATIENCE`].
+/// How long the server may take to end before SIGKILL; the real one takes 0.05 s.
 const SERVER_GRACE: Duration = Duration::from_millis(600);
 /// How long the kernel may take to end a process after SIGKILL.
 const KILLED: Duration = Duration::from_millis(100);
@@ -48,6 +51,12 @@ const REST_GRACE: Duration = Duration::from_millis(500);
 pub(super) const BARRIER: Duration = Duration::from_millis(200);
 /// How long the journal may take to read the last lines.
 const FLUSH: Duration = Duration::from_millis(100);
+/// An end that is asked for takes less than two seconds.
+const _: () = {
+    let kills = KILLED.as_millis() * 2;
+    let graces = SERVER_GRACE.as_millis() + REST_GRACE.as_millis();
+    assert!(graces + kills + FLUSH.as_millis() + BARRIER.as_millis() < 2000, "an end takes long");
+};
 /// How long the guard's line may take after the first answer: it is written before that is.
 const GUARD: Duration = Duration::from_secs(10);
 /// Why a server without its guard is not let at its project.
@@ -59,6 +68,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const PROXIES: Duration = Duration::from_secs(2);
 /// How long a proxy may take to come that systemd started before it knew of the end.
 const LATE: Duration = Duration::from_millis(500);
+/// How long a server may take to say which sessions work: longer, and systemd would take the supervisor for hung.
+const SESSIONS: Duration = Duration::from_secs(5);
 /// The most orphans that are reaped at once.
 const REAP_PER_TURN: u32 = 1024;
 
@@ -292,8 +303,8 @@ impl<'a> Session<'a> {
     /// while nothing was wrong. So the former is long, and what this process was itself too late for is not
     /// held against the server.
     ///
-    /// At rest there is one request in half that time: one in 2 s costs the server 0.7 % of a core and one a
-    /// second 1.8 %, on top of 0.8 % when idle. Two signs of life are at most 5/8 of it apart.
+    /// A request costs the server some 15 ms of a processor: one in 2 s 0.7 % of a core, on top of 0.8 % when idle. So there is
+    /// one in [`REST`], or in half of a shorter limit.
     fn serve(&mut self) -> End {
         match self.serve_on() {
             Err(end) => end,
@@ -305,8 +316,9 @@ impl<'a> Session<'a> {
         let Some(limit) = self.options.watchdog else { return self.serve_unwatched() };
         let interval = limit.min(HUNG.max(limit / 5));
         let mut watch = Watch::new(self.server);
+        self.rest(REST.min(limit / 2))?;
         let mut bound = Bound::new(interval, Instant::now());
-        let (mut rest, mut patience) = (interval / 2, interval / 8);
+        let (mut rest, mut patience) = (Duration::ZERO, interval / 8);
         loop {
             let begun = Instant::now();
             self.pause(rest)?;
@@ -329,14 +341,32 @@ impl<'a> Session<'a> {
                 Sign::Nothing => {}
                 Sign::Hung => self.notifier.hung(),
             }
-            if verdict == Verdict::Answered && self.is_idle()? {
-                return Err(End::Idle);
+            if verdict == Verdict::Answered {
+                self.rest(REST.min(limit / 2))?;
+                bound.asks(Instant::now());
             }
             let left = bound.left(Instant::now());
             (rest, patience) = match verdict {
-                Verdict::Answered => (interval / 2, interval / 8),
+                Verdict::Answered => (Duration::ZERO, interval / 8),
                 _ => (left.min(interval / 8), left.saturating_sub(interval / 8).min(interval / 4)),
             };
+        }
+    }
+
+    /// Lets the server be for that long, and looks at what it has become and who uses it.
+    fn rest(&mut self, time: Duration) -> Result<(), End> {
+        // One look may take long, and the watchdog is not fed meanwhile.
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.pause(left.min(LOOK))?;
+            spare(self.server);
+            if self.is_idle()? {
+                return Err(End::Idle);
+            }
         }
     }
 
@@ -423,7 +453,11 @@ impl<'a> Session<'a> {
         let Some(paths) = &self.options.dialect.sessions else { return Ok(None) };
         let Some(answer) = self.json(&idle::list(paths))? else { return Ok(None) };
         let Some((ago, directories)) = idle.recent(&answer) else { return Ok(None) };
+        let end = Instant::now() + SESSIONS;
         for directory in directories {
+            if Instant::now() > end {
+                return Ok(None);
+            }
             let path = format!("{}?directory={}", paths.status, http::percent(&directory));
             let Some(answer) = self.json(&path)? else { return Ok(None) };
             match idle::works(&answer) {

@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::signals::Signals;
 use crate::notify::Notifier;
 use crate::passed;
-use crate::turns::{END, says};
+use crate::turns::{END, WAIT, says};
 
 /// How long the service manager has to wait after it was last told to.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const TELL: Duration = Duration::from_secs(20);
 /// What nobody needs to hear of.
 const SHORT: Duration = Duration::from_secs(1);
-/// So long nobody waits, whatever keeps a turn from him.
+/// So long nobody waits who hears nothing, whatever keeps a turn from him.
 const LONGEST: Duration = Duration::from_mins(10);
 
 /// The way to who gives turns; without a connection where nobody does.
@@ -86,13 +86,17 @@ pub(super) fn wait(signals: &mut Signals, notifier: &mut Notifier) -> Option<Tur
     // One that cannot be asked has ended, which the first answer says.
     let _ = send(&connection, &[says::ASKS], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     let begin = Instant::now();
-    let mut told = false;
+    let (mut told, mut heard) = (false, begin);
     loop {
         let mut byte = [0];
         match recv(&connection, &mut byte, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) if begin.elapsed() < LONGEST => {}
+            Err(Errno::AGAIN | Errno::INTR) if heard.elapsed() < LONGEST => {}
             // Nobody gives turns: better all at once than none.
             Ok((_, 0)) | Err(_) => return Some(Turn::new(None)),
+            Ok(_) if byte == [WAIT] => {
+                heard = Instant::now();
+                continue;
+            }
             Ok(_) => {
                 if told {
                     notifier.extend(PATIENCE);

@@ -94,6 +94,11 @@ impl Bound {
         Sign::Nothing
     }
 
+    /// Begins anew with a question: nobody asked before, and nothing is known of that time.
+    pub(super) fn asks(&mut self, now: Instant) {
+        self.alive = now;
+    }
+
     /// How long there is still.
     pub(super) fn left(&self, now: Instant) -> Duration {
         self.interval.saturating_sub(now.duration_since(self.alive))

@@ -1,5 +1,6 @@
 //! What follows the host while links are there: its addresses, its firewall, its way out.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,20 +13,35 @@ use crate::world::{
     self, SITE, SITE6, connect, down, echo, guards, has_host_table, leaked, links, of, up,
 };
 
-pub(crate) const CASES: [(&str, fn()); 4] = [
+pub(crate) const CASES: [(&str, fn()); 6] = [
     ("watch_follows_addresses", follows_addresses),
     ("watch_brings_back_what_is_flushed", brings_back_what_is_flushed),
     ("watch_asks_for_links_of_a_new_way", asks_for_links_of_a_new_way),
+    ("watch_asks_those_again_that_were_to_stop", asks_those_again_that_were_to_stop),
+    ("watch_takes_no_record_for_tampering", takes_no_record_for_tampering),
     ("watch_begins_with_what_it_missed", begins_with_what_it_missed),
 ];
 
 /// Starts to follow the host, and waits until it does.
 fn watch() -> Receiver<Vec<String>> {
+    watch_where(|_| vec![])
+}
+
+/// The same; these are to stop when they are asked for a reload for the nth time, from 0.
+fn watch_where(
+    stops: impl Fn(usize) -> Vec<&'static str> + Send + 'static,
+) -> Receiver<Vec<String>> {
     let (asked, answers) = channel();
     let (said, words) = channel();
     let follow = move |asked: &Sender<Vec<String>>| {
-        let reload =
-            |names: &[String]| asked.send(names.to_vec()).map_err(|error| error.to_string());
+        let number = AtomicUsize::new(0);
+        let reload = |names: &[String]| {
+            asked.send(names.to_vec()).map_err(|error| error.to_string())?;
+            // As a reload does, which tells of the address that is there.
+            must("ip addr replace 192.0.2.77/32 dev lo");
+            let stopping = stops(number.fetch_add(1, Ordering::Relaxed));
+            Ok(stopping.into_iter().map(str::to_owned).collect())
+        };
         let error = net::watch(&nft(), &reload, &|words| drop(said.send(words)));
         panic!("{error}");
     };
@@ -135,6 +151,52 @@ fn asks_for_links_of_a_new_way() {
     assert_eq!(asked.recv_timeout(Duration::from_secs(5)).unwrap(), ["foo"]);
     up("foo");
     soon("IPv6", || connect("foo", SITE6).is_ok());
+}
+
+/// One that was to stop then may be started again, and keep its link.
+fn asks_those_again_that_were_to_stop() {
+    world::make(false);
+    up("foo");
+    up("bar");
+    let asked = watch_where(|number| if number < 2 { vec!["bar"] } else { vec![] });
+    assert_eq!(asked.recv_timeout(Duration::from_secs(20)).unwrap(), ["bar", "foo"]);
+    let first = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(asked.recv_timeout(Duration::from_secs(20)).unwrap(), ["bar"]);
+    }
+    // Not as often as the host changes, to which a reload adds.
+    assert!(first.elapsed() > Duration::from_secs(8), "{:?}", first.elapsed());
+    asked.recv_timeout(Duration::from_secs(7)).unwrap_err();
+    // One whose link is gone is not asked again.
+    let asked = watch_where(|_| vec!["bar"]);
+    assert_eq!(asked.recv_timeout(Duration::from_secs(20)).unwrap(), ["bar", "foo"]);
+    down("bar");
+    asked.recv_timeout(Duration::from_secs(7)).unwrap_err();
+}
+
+fn takes_no_record_for_tampering() {
+    world::make(true);
+    up("foo");
+    up("bar");
+    let (said, words) = channel();
+    thread::spawn(move || {
+        let error = net::watch(&nft(), &|_| Ok(vec![]), &|words| drop(said.send(words)));
+        panic!("{error}");
+    });
+    thread::sleep(Duration::from_millis(700));
+    let alarmed = || words.try_iter().filter(|words| words.contains("changed or removed")).count();
+    down("bar");
+    assert_eq!(net::forget(&[&crate::stage::name("foo")]).unwrap(), ["bar"]);
+    let stubs = || run("nft list set inet opencode_host stubs").1;
+    let table_is_looked_at = || {
+        must("nft add element inet opencode_host stubs { 4242 }");
+        soon("the stub goes", || !stubs().contains("4242"));
+        thread::sleep(Duration::from_millis(300));
+    };
+    table_is_looked_at();
+    assert_eq!(alarmed(), 0);
+    must("nft insert rule inet opencode_host input accept");
+    soon("tampering is told", || alarmed() > 0);
 }
 
 fn begins_with_what_it_missed() {

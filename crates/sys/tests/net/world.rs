@@ -26,7 +26,8 @@ pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 const PORT: u16 = 8443;
 
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Over the time after which a lost packet of TCP is sent again.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The namespaces of the internet, with a server on every address.
 pub(crate) fn make(v6: bool) {
@@ -64,6 +65,7 @@ pub(crate) fn make(v6: bool) {
         "ip netns exec internet nft 'table inet watch { chain in { \
          type filter hook prerouting priority -300; policy accept; \
          ip saddr 10.0.0.0/8 counter comment \"inner\"; ip6 saddr fd00::/8 counter comment \"inner\"; \
+         ip daddr 10.0.0.0/8 counter comment \"inner\"; ip6 daddr fd00::/8 counter comment \"inner\"; \
          udp dport 9999 counter comment \"probe\"; }; }'",
     );
     serve();
@@ -220,7 +222,7 @@ pub(crate) fn probe(name: &str, from: IpAddr, to: IpAddr) {
     thread::sleep(Duration::from_millis(50));
 }
 
-/// How many packets the internet has seen with an inner source address.
+/// How many packets the internet has seen with an inner address at either end.
 pub(crate) fn leaked() -> u64 {
     counted("inner")
 }

@@ -169,6 +169,13 @@ impl Stage {
         stage
     }
 
+    /// The processor time that it has used, in ticks of a hundredth of a second.
+    pub(crate) fn processor(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     pub(crate) fn notified(&self, words: &str) {
         let there = || self.notified.lock().unwrap().iter().any(|line| line.contains(words));
         assert!(soon(there), "{words}: {:?}", self.notified.lock().unwrap());

@@ -169,6 +169,15 @@ pub(crate) fn failure() {
                  see `opencode-instances status web`\n"
             );
         }
+        if round == 0 {
+            // Who stays when he is told keeps the proxy for a while, and not the processor.
+            held.truncate(1);
+            thread::sleep(Duration::from_millis(600));
+            let before = stage.processor();
+            thread::sleep(Duration::from_millis(1500));
+            let ticks = stage.processor() - before;
+            assert!(ticks < 75, "{ticks} ticks");
+        }
         drop(held);
         stage.ended();
         // The next client is in the socket's backlog, and the proxy that it starts serves it.

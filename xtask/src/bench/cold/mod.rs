@@ -131,7 +131,7 @@ fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -
          for models and updates.\n\n\
          - `bare`: `opencode serve` as a transient unit without any sandbox, root's.\n\
          - `instance, ordered`: `systemctl start` and, at once, one client at the listener on the host's loopback, whose \
-           request the proxy holds. Its namespace is there, as after a stop.\n\
+           request the proxy holds. Its namespace is there, as after `systemctl stop`.\n\
          - `instance, on demand`: one client at the listener, and no order. Its namespace is there from an earlier start.\n\
          - `bubblewrap`: `bwrap --unshare-all` for a user of its own, with `/usr`, a dozen places of `/etc`, the project and HOME. \
            It has a network namespace with a loopback and no link, and no way in but from inside: the client is put there. No \

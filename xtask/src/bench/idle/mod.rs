@@ -12,7 +12,7 @@ use instances_lab::{Machine, install};
 use serde_json::{Value, json};
 
 use super::chart::{self, Bar, Chart};
-use super::usage::{Owner, Usage, of_init, of_units};
+use super::usage::{Owner, Usage, of_init, of_units, time_of_init};
 use super::{Effort, Part, turns};
 use crate::engine;
 use servers::Kind;
@@ -30,6 +30,8 @@ struct Sample {
     host: Usage,
     /// What systemd has grown by.
     init: f64,
+    /// What systemd used of the processor.
+    init_busy: f64,
 }
 
 impl Sample {
@@ -81,8 +83,9 @@ fn grown(kind: Kind, window: Duration) -> Result<Vec<(usize, Sample)>> {
 /// Memory as it is, and the processor time of the window.
 fn sample(machine: &Machine, before: f64, window: Duration) -> Result<Sample> {
     let first = of_units(machine, servers::PREFIX)?;
-    let init = of_init(machine)? - before;
+    let (init, begun) = (of_init(machine)? - before, time_of_init(machine));
     thread::sleep(window);
+    let init_busy = (time_of_init(machine) - begun) * 60.0 / window.as_secs_f64();
     let last = of_units(machine, servers::PREFIX)?;
     let of = |owner: Owner| {
         let [first, last] = [&first, &last].map(|all| all.get(&owner).copied().unwrap_or_default());
@@ -90,7 +93,13 @@ fn sample(machine: &Machine, before: f64, window: Duration) -> Result<Sample> {
         let each = 60.0 / window.as_secs_f64();
         Usage { processor: (last.processor - first.processor).max(0.0) * each, ..first }
     };
-    Ok(Sample { server: of(Owner::Server), ours: of(Owner::Ours), host: of(Owner::Host), init })
+    Ok(Sample {
+        server: of(Owner::Server),
+        ours: of(Owner::Ours),
+        host: of(Owner::Host),
+        init,
+        init_busy,
+    })
 }
 
 fn mib(bytes: f64) -> f64 {
@@ -109,16 +118,18 @@ fn middle(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Result<f64> {
 fn report(effort: Effort, all: &Samples) -> Result<Part> {
     let mut text = format!(
         "## What an idle instance takes\n\n\
-         A fresh machine for each kind, with 1, then 5, then 20 of them; {} rounds, in changing order. Memory is the proportional \
+         A fresh machine for each kind, with 1, then 5, then 20 of them; {} round{}, in changing order. Memory is the proportional \
          share (PSS) of all processes of a unit, {} s after the last server was ready; processor time is what their control \
          groups used in the {} s after that, as milliseconds a minute. Everything is for one server, but for the last column. The baseline `bare` is `opencode \
-         serve` as a transient unit that has answered one `GET /config`; its question and the supervisor's, every two seconds, cost the server some of its time. \
+         serve` as a transient unit that has answered one `GET /config`; its question and the supervisor's, every five seconds, cost the server some of its time. \
          `beside it` is what an instance has beside its server: supervisor, proxy, resolver, reader of refusals. On demand the servers have \
-         each answered a client, and have ended. `PID 1` is what systemd's own memory has grown by since the machine had none. `for all` is what the \
+         each answered a client, and have ended. `PID 1` is what systemd's own memory has grown by since the machine had none, and its processor time. Not counted is what the \
+         kernel keeps of an instance: its network namespace, rules and mounts, of which a bare server has none. No server has a password. `for all` is what the \
          host's services for all instances take together. The ratios are those of server and what is beside it, medians of each round's.\n\n\
          | kind | servers | processes | server | beside it | of bare | server, a minute | beside it, a minute | of bare | PID 1 | for all |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
         effort.rounds,
+        if effort.rounds == 1 { "" } else { "s" },
         SETTLE.as_secs(),
         effort.window.as_secs(),
     );
@@ -138,14 +149,17 @@ fn report(effort: Effort, all: &Samples) -> Result<Part> {
             let processes = one(|one| float(one.server.processes + one.ours.processes))?;
             let [server, ours, init] =
                 [one(|one| one.server.memory)?, one(|one| one.ours.memory)?, one(|one| one.init)?];
-            let [busy, beside] =
-                [one(|one| one.server.processor * 1e3)?, one(|one| one.ours.processor * 1e3)?];
+            let [busy, beside, init_busy] = [
+                one(|one| one.server.processor * 1e3)?,
+                one(|one| one.ours.processor * 1e3)?,
+                one(|one| one.init_busy * 1e3)?,
+            ];
             let host = middle(samples, |one| one.host.memory)?;
             let host_busy = middle(samples, |one| one.host.processor * 1e3)?;
             let [memory, processor] = [ratio(Sample::memory)?, ratio(Sample::processor)?];
             text.push_str(&format!(
                 "| {} | {count} | {processes:.0} | {:.1} MiB | {:.1} MiB | {memory:.3} | {busy:.0} ms | {beside:.0} ms | \
-                 {processor:.3} | {:.0} KiB | {:.1} MiB, {host_busy:.0} ms |\n",
+                 {processor:.3} | {:.0} KiB, {init_busy:.0} ms | {:.1} MiB, {host_busy:.0} ms |\n",
                 kind.words(),
                 mib(server),
                 mib(ours),
@@ -164,6 +178,7 @@ fn report(effort: Effort, all: &Samples) -> Result<Part> {
                     "memory": { "server": server, "ours": ours, "ofBare": memory },
                     "millisecondsAMinute": { "server": busy, "ours": beside, "ofBare": processor },
                     "init": init,
+                    "initMillisecondsAMinute": init_busy,
                     "host": { "memory": host, "millisecondsAMinute": host_busy },
                 }),
             );

@@ -90,7 +90,7 @@ fn one(fleet: Fleet) -> Result<Sample> {
     std::thread::sleep(SETTLE);
     let init = of_init(&machine)? - before;
     let usage = of_units(&machine, PREFIX)?;
-    let servers = [Owner::Server, Owner::Ours].map(|owner| usage.get(&owner).copied());
+    let servers = [Owner::Server, Owner::Ours, Owner::Host].map(|owner| usage.get(&owner).copied());
     let servers = servers.into_iter().flatten();
     let (memory, processes) = servers.fold((0.0, 0), |(memory, processes), one| {
         (memory + one.memory, processes + one.processes)

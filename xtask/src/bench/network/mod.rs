@@ -63,6 +63,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     let all: Vec<String> = names.iter().cloned().chain([PASTA.to_owned()]).collect();
     let mut rows =
         compare(&machine, rounds, &all, &[Kind::Stream, Kind::Connections, Kind::RoundTrips])?;
+    let segments = traffic::segments(&machine, PASTA)?;
     let closed = [("list-0", list(0)), ("none", none())];
     for (name, policy) in &closed {
         path::instance(&machine, name, policy)?;
@@ -77,7 +78,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     }
     let crowded = compare(&machine, rounds, &[FIRST.to_owned()], &[Kind::Packets])?;
     drop(internet);
-    Ok(report(rounds, &pasta, &rows, &alone, &crowded, &flood))
+    Ok(report(rounds, (&pasta, segments), &rows, &alone, &crowded, &flood))
 }
 
 /// A policy of so many ranges that do not touch, of which the last one is where everything goes.
@@ -164,7 +165,7 @@ fn median(figures: &[f64]) -> f64 {
 
 fn report(
     rounds: usize,
-    pasta: &str,
+    (pasta, segments): (&str, [u64; 3]),
     rows: &[Row],
     alone: &[Row],
     crowded: &[Row],
@@ -208,6 +209,12 @@ fn report(
         ));
         data.insert("cost of a packet".to_owned(), json!(cost));
     }
+    let [sent, again, timeouts] = segments;
+    text.push_str(&format!(
+        "\nOf {sent} segments of TCP that `{PASTA}`'s clients sent, {again} were sent again, {timeouts} times after a timeout of \
+         200 ms and more: the ones before were lost.\n"
+    ));
+    data.insert("segments of pasta".to_owned(), json!(segments));
     text.push_str(&flood.words());
     data.insert("refused".to_owned(), flood.data());
     Part { name: "network", text, data: Value::Object(data), charts: Vec::new() }

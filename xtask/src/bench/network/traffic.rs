@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use instances_lab::Machine;
 use rustix::net::listen;
 use rustix::net::sockopt::set_socket_linger;
@@ -124,6 +124,28 @@ fn stream(sample: Duration) -> std::io::Result<f64> {
         written += stream.write(&chunk)?;
     }
     Ok(rate(written, start.elapsed()))
+}
+
+/// How many segments of TCP were sent in a namespace, how many of them again, and how often a sender had waited in
+/// vain for an answer before that; `/proc/net/snmp` and `netstat`.
+pub(super) fn segments(machine: &Machine, namespace: &str) -> Result<[u64; 3]> {
+    let read = || -> std::io::Result<String> {
+        let files = ["snmp", "netstat"].map(|file| format!("/proc/thread-self/net/{file}"));
+        files.iter().map(fs::read_to_string).collect()
+    };
+    let text = machine.in_named_netns(namespace, read)??;
+    let figure = |group: &str, name: &str| -> Option<u64> {
+        let mut lines =
+            text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+        let place = lines.next()?.split(' ').position(|field| field == name)?;
+        lines.next()?.split(' ').nth(place)?.parse().ok()
+    };
+    let wanted = [("Tcp", "OutSegs"), ("Tcp", "RetransSegs"), ("TcpExt", "TCPTimeouts")];
+    let [Some(sent), Some(again), Some(timeouts)] = wanted.map(|(group, name)| figure(group, name))
+    else {
+        bail!("the kernel counts no {wanted:?}: {text}");
+    };
+    Ok([sent, again, timeouts])
 }
 
 fn connections(sample: Duration) -> std::io::Result<f64> {

@@ -4,6 +4,8 @@ use domain::base::name::Name;
 use domain::rdata::{Cname, Mx, Txt};
 use proptest::prelude::*;
 
+mod malformed;
+
 use super::super::rules::tests::rules;
 use super::*;
 

@@ -1,12 +1,13 @@
 //! What the host has for all links together: its table and its routing rules.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
 use instances_core::layout::NFT_HOST_TABLE;
 use instances_core::nft::{
-    HostLink, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, host_elements, host_table, one_stub, remove,
+    HostLink, INNER_SETS, LINK_PREFIX, LINK_SETS, STUB_SETS, Stubs, dormant, end_masquerade,
+    host_elements, host_table, one_stub, remove, wake,
 };
 use instances_core::spec::InstanceName;
 use instances_core::units::Names;
@@ -28,6 +29,9 @@ pub(super) struct Host {
     /// Whose links they are, in their order.
     pub(super) names: Vec<String>,
     links: Vec<HostLink>,
+    /// The addresses inside of all that are recorded in the pools of these links: the kernel may still translate
+    /// answers to one that has no link any more.
+    inner: Vec<IpAddr>,
     sources: Vec<IpNet>,
     /// Whose stubs may run, with a link or without.
     recorded: Vec<String>,
@@ -38,7 +42,7 @@ pub(super) struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     AsItShouldBe,
-    /// Another stub runs, or the host has other resolvers.
+    /// Another stub runs, the host has other resolvers, or a record came or went.
     Outdated,
     /// Somebody removed or changed it.
     Other,
@@ -52,27 +56,32 @@ impl Host {
         coming: Option<&str>,
     ) -> Result<Self, Error> {
         let present = route.links().map_err(failed("list links beside", LINK_PREFIX))?;
-        let (mut names, mut links) = (Vec::new(), Vec::new());
+        let present: HashSet<String> = present.into_iter().map(|link| link.name).collect();
+        let (mut names, mut links, mut all) = (Vec::new(), Vec::new(), Vec::new());
         let mut pools: Vec<Ipv4Net> = Vec::new();
         for name in records.names() {
             let host_end = ends::host_end(name);
             let Some(ends) = records.ends(name) else { continue };
-            if coming != Some(name) && !present.iter().any(|link| link.name == host_end) {
+            let addresses =
+                ends.pairs(true).iter().map(|(pair, _)| pair.inside).collect::<Vec<_>>();
+            all.push((ends.pool, addresses.clone()));
+            if coming != Some(name) && !present.contains(&host_end) {
                 continue;
             }
             pools.push(ends.pool);
-            let addresses = ends.pairs(true).iter().map(|(pair, _)| pair.inside).collect();
             names.push(name.to_owned());
             links.push(HostLink { host_end, addresses });
         }
         pools.sort_unstable();
         pools.dedup();
+        let in_use = all.into_iter().filter(|(pool, _)| pools.contains(pool));
+        let inner = in_use.flat_map(|(_, addresses)| addresses).collect();
         let mut sources: Vec<IpNet> = pools.into_iter().map(IpNet::V4).collect();
         if !links.is_empty() && sysctl::exists("net/ipv6/conf/all") {
             sources.push(records.ula().into());
         }
         let recorded = records.names().map(str::to_owned).collect();
-        Ok(Self { names, links, sources, recorded, resolvers: resolvers::all() })
+        Ok(Self { names, links, inner, sources, recorded, resolvers: resolvers::all() })
     }
 
     pub(super) fn guard(&self, route: &Route) -> Result<(), Error> {
@@ -92,15 +101,20 @@ impl Host {
             Listing::parse(&bytes).map_err(|source| Error::Listing { nft: nft.to_owned(), source })
         };
         if self.links.is_empty() {
-            let both = remove(NFT_HOST_TABLE) + &remove(&nft::next(NFT_HOST_TABLE));
-            run("remove", &["-f", "-"], &both)?;
+            nft::tidy(nft, NFT_HOST_TABLE, &pass)?;
+            // First it translates no late answers any more, and then it drops none. It may be gone already.
+            let _ = nft::run(nft, &["-f", "-"], &end_masquerade());
+            nft::withdraw(NFT_HOST_TABLE, &|text| run("remove", &["-f", "-"], text).map(drop))?;
             return Ok(Found::AsItShouldBe);
         }
         let stubs = self.stubs()?;
-        let text = host_table(&self.links, &stubs);
+        let text = host_table(&self.links, &self.inner, &stubs);
         // A failure is what a missing table is.
         let Ok(found) = list(NFT_HOST_TABLE) else {
-            pass(&(text + &remove(&nft::next(NFT_HOST_TABLE))))?;
+            // Asleep first: it would translate late answers before it drops them.
+            let asleep = wake(NFT_HOST_TABLE) + &dormant(&text, NFT_HOST_TABLE, NFT_HOST_TABLE);
+            pass(&(asleep + &remove(&nft::next(NFT_HOST_TABLE))))?;
+            pass(&wake(NFT_HOST_TABLE))?;
             return Ok(Found::Other);
         };
         let (_, expected) = namespace::fresh(|| {
@@ -112,10 +126,11 @@ impl Host {
             return Ok(Found::AsItShouldBe);
         }
         let apart = |sets: &[&str]| found.without(sets) == expected.without(sets);
-        let was = if apart(&STUB_SETS) { Found::Outdated } else { Found::Other };
+        let follow = [&INNER_SETS[..], &STUB_SETS].concat();
+        let was = if apart(&follow) { Found::Outdated } else { Found::Other };
         // Mostly a link has come: its sets have too little, and nothing that is in force need be replaced.
-        if apart(&[LINK_SETS, STUB_SETS].concat()) {
-            pass(&host_elements(&self.links, &stubs))?;
+        if apart(&[&LINK_SETS[..], &follow].concat()) {
+            pass(&host_elements(&self.links, &self.inner, &stubs))?;
             if list(NFT_HOST_TABLE)? == expected {
                 nft::tidy(nft, NFT_HOST_TABLE, &pass)?;
                 return Ok(was);
@@ -157,7 +172,7 @@ fn stub_users<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<u32>, Erro
 
 /// The user of one stub.
 pub(super) fn stub_user(name: &InstanceName) -> Result<Option<u32>, Error> {
-    Ok(stub_users(std::iter::once(name.as_str()))?.first().copied())
+    userdb::dynamic_user(Path::new(userdb::SOCKET), &Names(name).dns_user()).map_err(Error::Users)
 }
 
 fn told(action: &'static str, nft: &Path, failure: Failure) -> Error {

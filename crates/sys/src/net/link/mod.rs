@@ -45,6 +45,12 @@ pub(super) fn held() -> Result<Vec<IpAddr>, Error> {
     Ok(outside.held().iter().map(IpNet::addr).collect())
 }
 
+/// What the link needs of the kernel's settings, and what is off of it by now: the same that a start turns on.
+pub(super) fn off(host_end: &str, destinations: &[IpAddr]) -> Result<Vec<String>, Error> {
+    let outside = Route::open().and_then(|route| Outside::observe(&route, destinations));
+    outside.map_err(failed("look at the routes and addresses around", host_end))?.off(host_end)
+}
+
 /// A link as it should be.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {

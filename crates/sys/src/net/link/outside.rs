@@ -1,7 +1,8 @@
 //! What the host is at this moment: its way to the internet, and the addresses it holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::iter::once;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use instances_core::nft::{LINK_PREFIX, host_address};
@@ -27,6 +28,9 @@ const INTERNET: [IpAddr; 2] = [
 
 /// What a link has when nothing says otherwise.
 const ETHERNET: u32 = 1500;
+
+/// The one switch of kernels that have none for each link.
+const ALL_V6: &str = "net/ipv6/conf/all/forwarding";
 
 /// IPv6 does not work below.
 const MTU_V6: u32 = 1280;
@@ -59,12 +63,11 @@ impl Outside {
             let links = if to.is_ipv4() { v4 } else { v6 };
             links.extend(way(route, *to)?.map(|way| way.link));
         }
-        let links = route.links()?;
-        let ours = |index| {
-            links.iter().any(|link| link.index == index && link.name.starts_with(LINK_PREFIX))
-        };
+        let links = route.links()?.into_iter();
+        let ours = links.filter(|link| link.name.starts_with(LINK_PREFIX)).map(|link| link.index);
+        let ours: HashSet<u32> = ours.collect();
         let addresses = route.addresses()?;
-        let addresses = addresses.iter().filter(|address| !ours(address.header.index));
+        let addresses = addresses.iter().filter(|address| !ours.contains(&address.header.index));
         Ok(Self { ways, more, addresses: addresses.filter_map(network).collect() })
     }
 
@@ -128,32 +131,81 @@ impl Outside {
     /// unless it is told to go on listening (`accept_ra=2`).
     pub(super) fn forward(&self, host_end: &str) -> Result<Vec<Changed>, Error> {
         let mut changed = Vec::new();
-        sysctl::ensure(&format!("net/ipv4/conf/{host_end}/forwarding"), "1")?;
-        let [v4, v6] = self.links();
+        sysctl::ensure(&forwarding(host_end), "1")?;
+        let [v4, _] = self.links();
         for link in v4 {
-            changed.extend(sysctl::ensure(&format!("net/ipv4/conf/{link}/forwarding"), "1")?);
+            changed.extend(sysctl::ensure(&forwarding(link), "1")?);
             changed.extend(believe_marks(link)?);
         }
-        if !self.v6() || sysctl::read("net/ipv6/conf/all/forwarding")? == "1" {
-            return Ok(changed);
-        }
-        let force = |link: &str| format!("net/ipv6/conf/{link}/force_forwarding");
-        if sysctl::exists(&force(host_end)) {
-            sysctl::ensure(&force(host_end), "1")?;
-            for link in v6 {
-                changed.extend(sysctl::ensure(&force(link), "1")?);
-            }
-            return Ok(changed);
-        }
-        for link in sysctl::names("net/ipv6/conf")? {
-            let accept = format!("net/ipv6/conf/{link}/accept_ra");
-            if !link.starts_with(LINK_PREFIX) && sysctl::read(&accept)? == "1" {
-                changed.extend(sysctl::ensure(&accept, "2")?);
+        let switches = self.switches_v6(host_end)?;
+        if switches == [ALL_V6] {
+            for link in sysctl::names("net/ipv6/conf")? {
+                let accept = format!("net/ipv6/conf/{link}/accept_ra");
+                if !link.starts_with(LINK_PREFIX) && sysctl::read(&accept)? == "1" {
+                    changed.extend(sysctl::ensure(&accept, "2")?);
+                }
             }
         }
-        changed.extend(sysctl::ensure("net/ipv6/conf/all/forwarding", "1")?);
+        for setting in switches {
+            let own = setting == force(host_end);
+            changed.extend(sysctl::ensure(&setting, "1")?.filter(|_| !own));
+        }
         Ok(changed)
     }
+
+    /// What has to be 1 for IPv6 to be forwarded; nothing where the host forwards all of it, or has none.
+    fn switches_v6(&self, host_end: &str) -> Result<Vec<String>, Error> {
+        if !self.v6() || sysctl::read(ALL_V6)? == "1" {
+            return Ok(Vec::new());
+        }
+        if !sysctl::exists(&force(host_end)) {
+            return Ok(vec![ALL_V6.to_owned()]);
+        }
+        let [_, v6] = self.links();
+        Ok(once(host_end).chain(v6).map(force).collect())
+    }
+
+    /// What of all that is off by now.
+    pub(super) fn off(&self, host_end: &str) -> Result<Vec<String>, Error> {
+        let [v4, _] = self.links();
+        let mut needed: Vec<String> =
+            once(host_end).chain(v4.iter().copied()).map(forwarding).collect();
+        for link in v4 {
+            if filters(link)? && sysctl::read(&src_valid_mark("all"))? != "1" {
+                needed.push(src_valid_mark(link));
+            }
+        }
+        needed.extend(self.switches_v6(host_end)?);
+        let mut off = Vec::new();
+        for setting in needed {
+            if sysctl::read(&setting)? == "0" {
+                off.push(setting);
+            }
+        }
+        Ok(off)
+    }
+}
+
+fn forwarding(link: &str) -> String {
+    format!("net/ipv4/conf/{link}/forwarding")
+}
+
+fn force(link: &str) -> String {
+    format!("net/ipv6/conf/{link}/force_forwarding")
+}
+
+fn src_valid_mark(link: &str) -> String {
+    format!("net/ipv4/conf/{link}/src_valid_mark")
+}
+
+/// Whether there is a reverse path filter: the kernel takes the stricter one of both.
+fn filters(link: &str) -> Result<bool, Error> {
+    for link in ["all", link] {
+        if sysctl::read(&format!("net/ipv4/conf/{link}/rp_filter"))? != "0" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Lets the reverse path filter look at marks.
@@ -161,11 +213,10 @@ impl Outside {
 /// It asks how an answer would go in the other direction, and that packet is refused without its
 /// mark. On interfaces without `rp_filter` this changes nothing; it may get one later.
 fn believe_marks(link: &str) -> Result<Option<Changed>, Error> {
-    let setting = |link: &str| format!("net/ipv4/conf/{link}/src_valid_mark");
-    if sysctl::read(&setting("all"))? == "1" {
+    if sysctl::read(&src_valid_mark("all"))? == "1" {
         return Ok(None);
     }
-    sysctl::ensure(&setting(link), "1")
+    sysctl::ensure(&src_valid_mark(link), "1")
 }
 
 /// The route that a packet to this address takes; `None` when there is none, or one that refuses.

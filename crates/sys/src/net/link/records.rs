@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use instances_core::format::{self, Unreadable};
 use instances_core::plan::digest;
 use instances_core::spec::InstanceName;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -23,6 +24,8 @@ use super::super::{Error, nft};
 use super::ends::{Ends, Pair};
 
 const FILE: &str = "links.json";
+/// The format's version.
+const VERSION: u32 = 1;
 
 /// The directory, locked until this is dropped: one change of links at a time on the whole host.
 #[derive(Debug)]
@@ -35,6 +38,9 @@ pub(super) struct Store {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Records {
+    /// The format's version.
+    #[serde(default = "format::first")]
+    version: u32,
     /// The /48 that inner IPv6 addresses are taken from: random, as RFC 4193 wants it, so that
     /// two hosts that are joined one day do not have the same.
     ula: Ipv6Net,
@@ -66,11 +72,10 @@ impl Store {
     pub(super) fn read(&self) -> Result<Records, Error> {
         let path = self.directory.join(FILE);
         match fs::read(&path) {
-            Ok(bytes) => {
-                let read: Records = serde_json::from_slice(&bytes)
-                    .map_err(|source| Error::BadRecords { path: path.clone(), source })?;
-                Ok(read)
-            }
+            Ok(bytes) => format::parse(&bytes, VERSION).map_err(|why| match why {
+                Unreadable::Json(source) => Error::BadRecords { path, source },
+                why @ Unreadable::Newer { .. } => Error::NewerRecords { path, why },
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Records::new()
                 .map_err(|source| Error::Records { action: "make up addresses for", path, source }),
             Err(source) => Err(Error::Records { action: "read", path, source }),
@@ -138,7 +143,7 @@ impl Records {
         getrandom(bytes.get_mut(1..6).unwrap_or_default(), GetRandomFlags::empty())?;
         bytes[0] = 0xfd;
         let ula = Ipv6Net::new(Ipv6Addr::from(bytes), 48).map_err(io::Error::other)?;
-        Ok(Self { ula, links: BTreeMap::new() })
+        Ok(Self { version: VERSION, ula, links: BTreeMap::new() })
     }
 
     /// Gives `name` a place; false when it has one in this pool already.
@@ -345,12 +350,21 @@ mod tests {
     fn what_cannot_be_read_is_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        for text in ["", "{}", "{\"ula\":\"fd00::/48\",\"links\":{},\"more\":1}"] {
+        for text in [
+            "",
+            "{}",
+            "{\"ula\":\"fd00::/48\",\"links\":{},\"more\":1}",
+            "{\"version\":2,\"ula\":\"fd00::/48\",\"links\":{}}",
+        ] {
             fs::write(directory.path().join(FILE), text).unwrap();
             assert!(store.forget(|_| true).is_err());
             let error = store.allocate(&name("foo"), pool("10.219.0.0/16")).unwrap_err();
             assert!(error.to_string().contains(FILE), "{error}");
             assert_eq!(fs::read_to_string(directory.path().join(FILE)).unwrap(), text);
+            assert_eq!(error.to_string().contains("use the program"), text.contains("version"));
         }
+        // From before there were versions.
+        fs::write(directory.path().join(FILE), "{\"ula\":\"fd00::/48\",\"links\":{}}").unwrap();
+        assert_eq!(store.read().unwrap().ula().to_string(), "fd00::/48");
     }
 }

@@ -36,8 +36,10 @@ pub(in super::super) struct Look {
     pub(in super::super) resolvers: Option<Vec<IpAddr>>,
     /// In how many namespaces the host's addresses were brought up to date.
     pub(in super::super) filled: usize,
-    /// Whose links were made for another way out than there is now.
-    pub(in super::super) outdated: Vec<String>,
+    /// Whose links are there.
+    pub(in super::super) links: Vec<String>,
+    /// Whether they were made for another way out than there is now.
+    pub(in super::super) outdated: bool,
     /// What could not be done. The rest was.
     pub(in super::super) errors: Vec<Error>,
 }
@@ -82,9 +84,10 @@ pub(in super::super) fn look(nft: &Path, known: &mut Known, table: bool) -> Resu
     }
     let ways = outside.into_ways();
     if known.ways.as_ref() != Some(&ways) {
-        look.outdated = host.names;
+        look.outdated = true;
         known.ways = Some(ways);
     }
+    look.links = host.names;
     Ok(look)
 }
 
