@@ -1,15 +1,14 @@
 //! Start and stop of an instance beside a bare server, taking turns in one machine.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::mpsc;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use instances_lab::progress::say;
 use instances_lab::{Machine, fleet, install};
+use instances_sys::http;
 use serde_json::{Value, json};
 
 use super::{Part, human};
@@ -36,13 +35,14 @@ enforcedSettings = { share = "disabled", permission.webfetch = "deny" }
 /// The bare server's port, and where it says that it listens.
 const BARE_PORT: u16 = 4201;
 const BARE_LOG: &str = "/run/bare.log";
+/// The bare server's HOME.
+pub(super) const BARE_HOME: &str = "/var/lib/bare";
 /// How long a start may take.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 /// How often the log is looked at.
 const POLL: Duration = Duration::from_millis(5);
-/// A question that comes too early is never answered: how long one is waited for, and how soon the next one follows.
+/// How long one answer is waited for: a question that comes before the server has said `listening on` may have none.
 const TRY: Duration = Duration::from_secs(1);
-const NEXT: Duration = Duration::from_millis(200);
 
 /// The times of one kind of server, in the order of the rounds.
 #[derive(Default)]
@@ -58,6 +58,9 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         fleet::boot("bench", SPEC, &["/srv/website", "/srv/inside", "/srv/bare", "/var/lib/bare"])?;
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
     machine.run(["systemctl", "stop", "opencode-website", "opencode-inside"])?.ok()?;
+    for home in [BARE_HOME, &home("website"), &home("inside")] {
+        install_plugin(&machine, home)?;
+    }
     // The first start of each fills its HOME and is not counted.
     let mut all = [Times::default(), Times::default(), Times::default()];
     for round in 0..=rounds {
@@ -76,6 +79,11 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         }
     }
     report(rounds, all)
+}
+
+/// The HOME of an instance.
+pub(super) fn home(name: &str) -> String {
+    format!("/var/lib/opencode/instance-state/{name}")
 }
 
 /// The three servers, the baseline first.
@@ -155,34 +163,29 @@ fn give_up(start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Whether the configuration can be had now, asked again and again without waiting for the questions before.
-pub(super) fn answers(port: u16) -> bool {
-    let (told, heard) = mpsc::channel();
-    let end = Instant::now() + TRY;
-    while Instant::now() < end {
-        let told = told.clone();
-        // A thread is in the namespace of the one that makes it.
-        thread::spawn(move || answers_within(port, TRY).then(|| told.send(())));
-        if heard.recv_timeout(NEXT).is_ok() {
-            return true;
-        }
-    }
-    false
+/// Whether the configuration can be had with one question, by a client that waits so long.
+pub(super) fn answers_within(port: u16, patience: Duration) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // The end of an answer is where it says: opencode's first one leaves the connection open.
+    http::get(address, "/config", None, patience).is_ok_and(|answer| answer.is_json_success())
 }
 
-/// Whether it can be had with one question, by a client that waits so long.
-pub(super) fn answers_within(port: u16, patience: Duration) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = TcpStream::connect_timeout(&address, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream
-            .write_all(b"GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
-    };
-    ask().unwrap_or(false)
+/// The same, by one that asks again.
+pub(super) fn answers(port: u16) -> bool {
+    answers_within(port, TRY)
+}
+
+/// Gives a server's HOME the traces of what its first start with a network installs. Without a network every start would
+/// load npm's library and fail, and nothing else is answered meanwhile: before the first answer in some starts, after it in others.
+pub(super) fn install_plugin(machine: &Machine, home: &str) -> Result<()> {
+    let dependencies = r#""dependencies":{"@opencode-ai/plugin":"*"}"#;
+    let script = format!(
+        "place={home}/.config/opencode\nmkdir -p $place/node_modules\n\
+         echo '{{{dependencies}}}' >$place/package.json\n\
+         echo '{{\"lockfileVersion\":3,\"packages\":{{\"\":{{{dependencies}}}}}}}' >$place/package-lock.json\n\
+         chown --recursive --no-dereference --reference={home} {home}/.config"
+    );
+    machine.sh(&script)?.ok().map(drop)
 }
 
 fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
@@ -190,7 +193,7 @@ fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
         "## Start and stop\n\n\
          Two warm instances and one bare `opencode serve` take turns in one machine, {rounds} rounds \
          each, after a round that is not counted. All have the environment that keeps the server from \
-         looking for models and updates. An instance is ready when `systemctl start` \
+         looking for models and updates, and HOMEs as after a first start with a network. An instance is ready when `systemctl start` \
          returns; the bare server, a transient unit without any sandbox, when `GET /config` answers \
          after its words `listening on`. The configured instance has settings, content, \
          `enforcedSettings` and `trustProject = false`. The ratio is that of the medians.\n\n\

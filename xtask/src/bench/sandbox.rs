@@ -7,7 +7,7 @@ use instances_lab::progress::say;
 use instances_lab::{Machine, fleet, install, stand_in};
 use serde_json::{Value, json};
 
-use super::life::{Spread, answered, answers, bare_start};
+use super::life::{BARE_HOME, Spread, answered, answers, bare_start, home, install_plugin};
 use super::{Part, human, turns};
 use crate::engine;
 
@@ -59,6 +59,9 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     machine
         .sh("systemctl stop opencode-plain opencode-places opencode-light opencode-light-places")?
         .ok()?;
+    for home in [BARE_HOME, &home("plain"), &home("places")] {
+        install_plugin(&machine, home)?;
+    }
     let mut all: [Times; 2] = Default::default();
     for round in 0..=rounds {
         let mut one = [[Duration::ZERO; SERVERS.len()]; 2];
@@ -149,9 +152,9 @@ fn report(rounds: usize, all: [Times; 2], [light, light_places]: &[Vec<f64>; 2])
     let mut text = format!(
         "## What the sandbox costs at a start\n\n\
          From the order to start until the server says `listening on`, which is what the sandbox can cost, and until \
-         `GET /config` answers, asked every 200 ms from then on, from outside and whatever the supervisor says, which asks an instance too. The servers are a bare `opencode serve`, a \
+         `GET /config` answers, asked at once from outside and whatever the supervisor says, which asks an instance too. The servers are a bare `opencode serve`, a \
          transient unit without any sandbox, an instance without its password, and one that shows {PLACES} places of the \
-         host (`sandbox.readOnlyPaths`) besides. They take turns in one machine, {rounds} rounds each, after a round that \
+         host (`sandbox.readOnlyPaths`) besides. Their HOMEs are as after a first start with a network. They take turns in one machine, {rounds} rounds each, after a round that \
          is not counted. A server's own start takes now more and now less, so the ratio is the median of those within a \
          round.\n\n\
          | until | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"

@@ -2,6 +2,7 @@
 
 mod peers;
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +11,7 @@ use instances_lab::{Machine, fleet, install};
 use serde_json::{Value, json};
 
 use super::chart::{self, Bar, Chart};
-use super::life::{PATIENCE, Spread, answers_within, bare_start};
+use super::life::{BARE_HOME, PATIENCE, Spread, answers_within, bare_start, home, install_plugin};
 use super::{Part, human, turns};
 use crate::engine;
 
@@ -75,22 +76,55 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     let machine = fleet::boot("bench-cold", SPEC, &projects)?;
     let versions = peers::prepare(&machine)?;
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
-    rest(&machine, "boot")?;
-    let mut all: [Vec<Duration>; Way::ALL.len()] = Default::default();
-    // The first start of each fills its HOME and the page cache, and is not counted.
+    machine.run_for(fleet::PATIENCE, ["opencode-instances", "start", "demand"])?.ok()?;
+    for name in ["boot", "demand"] {
+        rest(&machine, name)?;
+    }
+    for home in [BARE_HOME, peers::HOME, &home("boot"), &home("demand")] {
+        install_plugin(&machine, home)?;
+    }
+    let warm = take_turns(&machine, rounds, Caches::Warm)?;
+    let empty = take_turns(&machine, rounds, Caches::Empty)?;
+    report(rounds, &versions, warm, empty)
+}
+
+/// What the kernel has kept of the disk when a server starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caches {
+    /// All that the start before has read.
+    Warm,
+    /// Nothing that no process has mapped.
+    Empty,
+}
+
+/// The times of every way, in the order of [`Way::ALL`].
+type Times = [Vec<Duration>; Way::ALL.len()];
+
+/// The first start of each fills its HOME and the page cache, and is not counted.
+fn take_turns(machine: &Machine, rounds: usize, caches: Caches) -> Result<Times> {
+    let mut all = Times::default();
     for round in 0..=rounds {
         let mut one = [Duration::ZERO; Way::ALL.len()];
         for index in turns::order(round, Way::ALL.len()) {
             if let (Some(way), Some(time)) = (Way::ALL.get(index), one.get_mut(index)) {
-                *time = way.round(&machine).with_context(|| way.words())?;
+                if caches == Caches::Empty {
+                    drop_caches()?;
+                }
+                *time = way.round(machine).with_context(|| way.words())?;
             }
         }
         if round > 0 {
-            say(&format!("round {round}: {}", one.map(human).join(", ")));
+            say(&format!("round {round}, {caches:?}: {}", one.map(human).join(", ")));
             all.iter_mut().zip(one).for_each(|(all, time)| all.push(time));
         }
     }
-    report(rounds, &versions, all)
+    Ok(all)
+}
+
+/// Has the kernel forget what it has read of the disk, which is the whole host's.
+fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches of the host")
 }
 
 /// One client, whose one request waits at the listener on the host's loopback.
@@ -121,12 +155,13 @@ fn rest(machine: &Machine, name: &str) -> Result<()> {
     machine.run(["systemctl", "stop", &proxy])?.ok().map(drop)
 }
 
-fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -> Result<Part> {
+fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Part> {
     let mut text = format!(
         "## Until the first answer\n\n\
          From the order to start a server that does not run until `GET /config` is answered with 200; for the instance on \
-         demand from the client's connection. All are warm: an earlier start that is not counted has filled the HOME and the \
-         page cache, so that no disk is waited for. {rounds} rounds in one machine, where the order changes; the ratio is the \
+         demand from the client's connection. An earlier start that is not counted has filled the HOME. With warm caches it \
+         has filled the page cache too, so that no disk is waited for; with empty ones the kernel has been told to forget what it has \
+         read (`vm.drop_caches`), as for the first start after a boot. {rounds} rounds of each in one machine, where the order changes; the ratio is the \
          median of those within a round. None has a password, and all have the environment that keeps the server from looking \
          for models and updates.\n\n\
          - `bare`: `opencode serve` as a transient unit without any sandbox, root's.\n\
@@ -140,24 +175,28 @@ fn report(rounds: usize, versions: &str, all: [Vec<Duration>; Way::ALL.len()]) -
          - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
            without a user namespace, and nspawn's own filter of system calls. The \
            client is put inside too.\n\n\
-         A server without a proxy is asked every 200 ms from when it has said `listening on`, as a question that comes too early is \
-         never answered. {versions}\n\n\
-         | server | min | median | max | ratio |\n|---|---|---|---|---|\n"
+         A server without a proxy is asked when it has said `listening on`. Each HOME has the traces of the plugin that opencode \
+         installs in its first start with a network; without one it would try again in each, before its first answer or after it. {versions}\n\n\
+         | caches | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );
     let mut data = serde_json::Map::new();
-    let [bare, ..] = &all;
-    let baseline: Vec<f64> = bare.iter().map(Duration::as_secs_f64).collect();
     let mut drawn = Vec::new();
-    for (way, times) in Way::ALL.into_iter().zip(all) {
-        let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
-        let (spread, ratio) = (Spread::of(times)?, turns::ratio(&baseline, &seconds)?);
-        text.push_str(&format!("| {} | {} | {ratio:.3} |\n", way.words(), spread.cells()));
-        drawn.push(Bar {
-            label: way.words().to_owned(),
-            parts: vec![spread.median.as_secs_f64()],
-            figure: format!("{}, {ratio:.2}", human(spread.median)),
-        });
-        data.insert(way.words().to_owned(), json!({ "spread": spread.data(), "ratio": ratio }));
+    for (caches, all) in [("warm", warm), ("empty", empty)] {
+        let [bare, ..] = &all;
+        let baseline: Vec<f64> = bare.iter().map(Duration::as_secs_f64).collect();
+        for (way, times) in Way::ALL.into_iter().zip(all) {
+            let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+            let (spread, ratio) = (Spread::of(times)?, turns::ratio(&baseline, &seconds)?);
+            let words = way.words();
+            text.push_str(&format!("| {caches} | {words} | {} | {ratio:.3} |\n", spread.cells()));
+            drawn.push(Bar {
+                label: format!("{caches}: {words}"),
+                parts: vec![spread.median.as_secs_f64()],
+                figure: format!("{}, {ratio:.2}", human(spread.median)),
+            });
+            let row = json!({ "spread": spread.data(), "ratio": ratio });
+            data.insert(format!("{words}, {caches} caches"), row);
+        }
     }
     let title = "Until the first answer: median, and ratio to bare";
     let charts =

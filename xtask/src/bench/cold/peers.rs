@@ -10,7 +10,7 @@ use crate::bench::life::{QUIET, answered, answers};
 /// Where it listens, in a namespace of its own.
 const PORT: u16 = 4096;
 const PROJECT: &str = "/srv/peer";
-const HOME: &str = "/var/lib/peer";
+pub(super) const HOME: &str = "/var/lib/peer";
 /// The root that systemd-nspawn starts from.
 const ROOT: &str = "/var/lib/peer-root";
 /// Where the words of either are looked for.
