@@ -6,10 +6,11 @@ use std::time::Duration;
 use instances_lab::fleet::{BEGIN, PATIENCE};
 use instances_lab::{Machine, stand_in, unavailable};
 
-/// Says when it begins, takes as long as the project's file says, and is the stand-in then.
+/// Says when it begins, takes as long as the project's file says, says so, and is the stand-in then.
 const SLOW: &str = "#!/bin/sh
 echo it begins
 sleep \"$(cat delay)\"
+echo it goes on
 exec /usr/local/bin/stand-in \"$@\"
 ";
 /// How many connections of supervisors are open.
@@ -47,7 +48,8 @@ fn becomes(machine: &Machine, name: &str, wanted: &str, time: Duration) {
 }
 
 /// How many starts there were since a second of the epoch, and how many of them at once at most: from the server's
-/// first word to the last one before its supervisor may say that it is ready.
+/// first word to the last one before the stand-in. That it listens is said in the moment in which another may begin,
+/// and journald may read the two streams in either order.
 fn at_once(machine: &Machine, since: &str) -> (usize, usize) {
     let lines = "journalctl --no-pager --output=short-monotonic --unit='opencode-?.service'";
     let journal = sh(machine, &format!("{lines} --since=@{since} || true"));
@@ -55,8 +57,8 @@ fn at_once(machine: &Machine, since: &str) -> (usize, usize) {
     for line in journal.lines() {
         let Some((_, rest)) = line.split_once(" opencode-") else { continue };
         let name = rest.split('[').next().unwrap().to_owned();
-        if line.contains("]: opencode server listening on") {
-            assert!(now.remove(&name), "{name} listens without a beginning:\n{journal}");
+        if line.ends_with("]: it goes on") {
+            assert!(now.remove(&name), "{name} goes on without a beginning:\n{journal}");
         } else if line.ends_with("]: it begins") {
             now.insert(name);
             (all, most) = (all + 1, most.max(now.len()));
