@@ -94,9 +94,10 @@ fn documentation() -> Result<Tally> {
     check(doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]))
 }
 
-/// Targets whose tests attack: what got through once has got through, whatever a second try says.
-const ATTACKS: &[&str] = &["audit", "controls", "guest", "inside", "isolation", "net", "network"];
-/// So many other tests may fail and be tried again.
+/// Targets whose tests wait for machines, and neither attack nor draw their cases at random: what got through once has got
+/// through, whatever a second try says.
+const WAITING: &[&str] = &["cleanup", "demand", "faults", "lifecycle", "machine", "package"];
+/// So many of them may fail and be tried again.
 const UNSTEADY: usize = 2;
 /// How long cargo's last message may be on its way when it has ended.
 const MESSAGES: Duration = Duration::from_secs(1);
@@ -104,7 +105,7 @@ const MESSAGES: Duration = Duration::from_secs(1);
 /// Runs the workspace's tests. One or two that fail are run again, alone, as others beside them may have kept a machine
 /// from what they wait for; that is said, and none is tried a third time.
 fn tests() -> Result<Tally> {
-    let first = workspace_tests(&["--workspace", "--no-fail-fast"])?;
+    let first = workspace_tests(&["--workspace", "--no-fail-fast"], false)?;
     let Some(again) = first.again() else { return Ok(first.tally) };
     let mut tally = first.tally;
     for (target, test) in again {
@@ -112,7 +113,7 @@ fn tests() -> Result<Tally> {
         say(&format!("\nAgain, alone: {command}"));
         let mut arguments: Vec<&str> = target.split(' ').collect();
         arguments.extend(["--", "--exact", test]);
-        let second = workspace_tests(&arguments)?.tally;
+        let second = workspace_tests(&arguments, true)?.tally;
         if second == (Tally { passed: 1, ..Tally::default() }) {
             tally.passed += 1;
             tally.failed = tally.failed.saturating_sub(1);
@@ -136,13 +137,16 @@ struct Outcome {
 impl Outcome {
     /// What may be run again: nothing, unless it is all that failed, and known by name.
     fn again(&self) -> Option<Vec<(&str, &str)>> {
-        let attacks =
-            |target: &String| target.rsplit(' ').next().is_some_and(|name| ATTACKS.contains(&name));
+        let waits = |target: &String| {
+            target
+                .strip_prefix("-p instances-lab --test ")
+                .is_some_and(|name| WAITING.contains(&name))
+        };
         let known: usize = self.failed.iter().map(Vec::len).sum();
         let may = known == usize::try_from(self.tally.failed).ok()?
             && (1..=UNSTEADY).contains(&known)
             && self.targets.len() == self.failed.len()
-            && !self.targets.iter().any(attacks);
+            && self.targets.iter().all(waits);
         let pairs = self.targets.iter().zip(&self.failed);
         let all = pairs.flat_map(|(target, tests)| {
             tests.iter().map(move |test| (target.as_str(), test.as_str()))
@@ -152,10 +156,15 @@ impl Outcome {
 }
 
 /// Runs `cargo test`, whose tests find the engine and the roots by the environment.
-fn workspace_tests(arguments: &[&str]) -> Result<Outcome> {
+fn workspace_tests(arguments: &[&str], again: bool) -> Result<Outcome> {
     let mut command = cargo();
+    if again {
+        // A test that is skipped has not passed.
+        command.env("CI", "1");
+    }
     command.env(place::ENGINE_VAR, place::engine()).env(place::DIR_VAR, place::dir());
-    command.arg("test").args(arguments);
+    // What cargo says is read.
+    command.env("CARGO_TERM_COLOR", "never").arg("test").args(arguments);
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -257,7 +266,7 @@ mod tests {
         test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n\
         test b ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n";
     const SAID: &str = "     Running tests/b.rs (target/b)\n    `not of cargo's list`\n\
-        error: test failed, to rerun pass `-p lab --test b`\nerror: 1 target failed:\n    `-p lab --test b`\n";
+        error: test failed, to rerun pass `-p instances-lab --test lifecycle`\nerror: 1 target failed:\n    `-p instances-lab --test lifecycle`\n";
 
     #[test]
     fn what_may_be_run_again() {
@@ -269,10 +278,13 @@ mod tests {
         };
         let one = outcome(OUTPUT, SAID);
         assert_eq!(one.tally, Tally { passed: 2, failed: 1, unsteady: 0 });
-        assert_eq!(one.again(), Some(vec![("-p lab --test b", "a::slow")]));
+        assert_eq!(one.again(), Some(vec![("-p instances-lab --test lifecycle", "a::slow")]));
         // An attack; a binary that did not come to its result; one too many.
-        assert_eq!(outcome(OUTPUT, &SAID.replace("test b", "test net")).again(), None);
-        let more = format!("{SAID}    `-p lab --lib`\n");
+        assert_eq!(
+            outcome(OUTPUT, &SAID.replace("test lifecycle", "test isolation")).again(),
+            None
+        );
+        let more = format!("{SAID}    `-p instances-lab --lib`\n");
         assert_eq!(outcome(OUTPUT, &more).again(), None);
         let three = OUTPUT.replace(
             "test a::slow ... FAILED\n",

@@ -193,7 +193,7 @@ fn report(rounds: usize, all: [Times; 3]) -> Result<Part> {
         "## Start and stop\n\n\
          Two warm instances and one bare `opencode serve` take turns in one machine, {rounds} rounds \
          each, after a round that is not counted. All have the environment that keeps the server from \
-         looking for models and updates, and HOMEs as after a first start with a network. An instance is ready when `systemctl start` \
+         looking for models and updates, and HOMEs with the traces of opencode's plugin. An instance is ready when `systemctl start` \
          returns; the bare server, a transient unit without any sandbox, when `GET /config` answers \
          after its words `listening on`. The configured instance has settings, content, \
          `enforcedSettings` and `trustProject = false`. The ratio is that of the medians.\n\n\

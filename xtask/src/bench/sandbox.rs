@@ -154,7 +154,7 @@ fn report(rounds: usize, all: [Times; 2], [light, light_places]: &[Vec<f64>; 2])
          From the order to start until the server says `listening on`, which is what the sandbox can cost, and until \
          `GET /config` answers, asked at once from outside and whatever the supervisor says, which asks an instance too. The servers are a bare `opencode serve`, a \
          transient unit without any sandbox, an instance without its password, and one that shows {PLACES} places of the \
-         host (`sandbox.readOnlyPaths`) besides. Their HOMEs are as after a first start with a network. They take turns in one machine, {rounds} rounds each, after a round that \
+         host (`sandbox.readOnlyPaths`) besides. Their HOMEs have the traces of opencode's plugin. They take turns in one machine, {rounds} rounds each, after a round that \
          is not counted. A server's own start takes now more and now less, so the ratio is the median of those within a \
          round.\n\n\
          | until | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"

@@ -100,7 +100,7 @@ enum Caches {
 /// The times of every way, in the order of [`Way::ALL`].
 type Times = [Vec<Duration>; Way::ALL.len()];
 
-/// The first start of each fills its HOME and the page cache, and is not counted.
+/// The first round is not counted.
 fn take_turns(machine: &Machine, rounds: usize, caches: Caches) -> Result<Times> {
     let mut all = Times::default();
     for round in 0..=rounds {
@@ -161,7 +161,7 @@ fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Pa
          From the order to start a server that does not run until `GET /config` is answered with 200; for the instance on \
          demand from the client's connection. An earlier start that is not counted has filled the HOME. With warm caches it \
          has filled the page cache too, so that no disk is waited for; with empty ones the kernel has been told to forget what it has \
-         read (`vm.drop_caches`), as for the first start after a boot. {rounds} rounds of each in one machine, where the order changes; the ratio is the \
+         read (`vm.drop_caches`), as far as no process has it mapped. {rounds} rounds of each in one machine, where the order changes; the ratio is the \
          median of those within a round. None has a password, and all have the environment that keeps the server from looking \
          for models and updates.\n\n\
          - `bare`: `opencode serve` as a transient unit without any sandbox, root's.\n\
@@ -175,7 +175,7 @@ fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Pa
          - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
            without a user namespace, and nspawn's own filter of system calls. The \
            client is put inside too.\n\n\
-         A server without a proxy is asked when it has said `listening on`. Each HOME has the traces of the plugin that opencode \
+         A server without a proxy is asked when it has said `listening on`; that of bubblewrap or nspawn a little later, as the client first looks for the namespace. With empty caches `systemctl` has been read again before an instance is ordered. Each HOME has the traces of the plugin that opencode \
          installs in its first start with a network; without one it would try again in each, before its first answer or after it. {versions}\n\n\
          | caches | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );
