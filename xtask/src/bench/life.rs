@@ -101,22 +101,25 @@ pub(super) const QUIET: &[&str] = &[
 
 /// A server with a HOME and a project and nothing around it, as a transient unit.
 fn bare_round(machine: &Machine) -> Result<(Duration, Duration)> {
-    let [_, started] = bare_start(machine)?;
+    let [_, started] = bare_start(machine, || Ok(Instant::now()))?;
     let stop = Instant::now();
     machine.run(["systemctl", "stop", "bare"])?.ok()?;
     Ok((started, stop.elapsed()))
 }
 
-/// How long it takes until that server listens, and until it answers.
-pub(super) fn bare_start(machine: &Machine) -> Result<[Duration; 2]> {
+/// How long it takes until that server listens, and until it answers, by a clock that is started right before the order.
+pub(super) fn bare_start(
+    machine: &Machine,
+    clock: impl FnOnce() -> Result<Instant>,
+) -> Result<[Duration; 2]> {
     let log = format!("/proc/{}/root{BARE_LOG}", machine.pid());
     machine.run(["rm", "-f", BARE_LOG])?.ok()?;
     let port = BARE_PORT.to_string();
-    let start = Instant::now();
     let output = format!("--property=StandardOutput=file:{BARE_LOG}");
     let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
     let unit = unit.into_iter().chain(["--setenv=HOME=/var/lib/bare"]);
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
+    let start = clock()?;
     machine.run(unit.chain(QUIET.iter().copied()).chain(server))?.ok()?;
     answered(&log, start, || machine.in_netns(|| answers(BARE_PORT)))
 }

@@ -54,17 +54,17 @@ impl Way {
     }
 
     /// Starts the server, and ends it again.
-    fn round(self, machine: &Machine) -> Result<Duration> {
+    fn round(self, machine: &Machine, caches: Caches) -> Result<Duration> {
         match self {
             Self::Bare => {
-                let [_, answered] = bare_start(machine)?;
+                let [_, answered] = bare_start(machine, || caches.clock())?;
                 machine.run(["systemctl", "stop", "bare"])?.ok()?;
                 Ok(answered)
             }
-            Self::Boot => ours(machine, "boot", 4101, true),
-            Self::Demand => ours(machine, "demand", 4102, false),
-            Self::Bubblewrap => peers::bubblewrap(machine),
-            Self::Nspawn => peers::nspawn(machine),
+            Self::Boot => ours(machine, caches, "boot", 4101, true),
+            Self::Demand => ours(machine, caches, "demand", 4102, false),
+            Self::Bubblewrap => peers::bubblewrap(machine, caches),
+            Self::Nspawn => peers::nspawn(machine, caches),
         }
     }
 }
@@ -97,6 +97,18 @@ enum Caches {
     Empty,
 }
 
+impl Caches {
+    /// Has the kernel forget what it has read of the disk, which is the whole host's, if it is to; and starts the clock.
+    fn clock(self) -> Result<Instant> {
+        if self == Self::Empty {
+            rustix::fs::sync();
+            fs::write("/proc/sys/vm/drop_caches", "3")
+                .context("cannot drop the caches of the host")?;
+        }
+        Ok(Instant::now())
+    }
+}
+
 /// The times of every way, in the order of [`Way::ALL`].
 type Times = [Vec<Duration>; Way::ALL.len()];
 
@@ -107,10 +119,7 @@ fn take_turns(machine: &Machine, rounds: usize, caches: Caches) -> Result<Times>
         let mut one = [Duration::ZERO; Way::ALL.len()];
         for index in turns::order(round, Way::ALL.len()) {
             if let (Some(way), Some(time)) = (Way::ALL.get(index), one.get_mut(index)) {
-                if caches == Caches::Empty {
-                    drop_caches()?;
-                }
-                *time = way.round(machine).with_context(|| way.words())?;
+                *time = way.round(machine, caches).with_context(|| way.words())?;
             }
         }
         if round > 0 {
@@ -121,18 +130,12 @@ fn take_turns(machine: &Machine, rounds: usize, caches: Caches) -> Result<Times>
     Ok(all)
 }
 
-/// Has the kernel forget what it has read of the disk, which is the whole host's.
-fn drop_caches() -> Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches of the host")
-}
-
 /// One client, whose one request waits at the listener on the host's loopback.
-fn ours(machine: &Machine, name: &str, port: u16, order: bool) -> Result<Duration> {
+fn ours(machine: &Machine, caches: Caches, name: &str, port: u16, order: bool) -> Result<Duration> {
     let unit = format!("opencode-{name}.service");
     // So many starts in a minute are more than the unit allows.
     machine.run(["systemctl", "reset-failed", &unit])?.ok()?;
-    let start = Instant::now();
+    let start = caches.clock()?;
     if order {
         machine.run(["systemctl", "start", "--no-block", &unit])?.ok()?;
     }
@@ -175,7 +178,7 @@ fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Pa
          - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
            without a user namespace, and nspawn's own filter of system calls. The \
            client is put inside too.\n\n\
-         A server without a proxy is asked when it has said `listening on`; that of bubblewrap or nspawn a little later, as the client first looks for the namespace. With empty caches `systemctl` has been read again before an instance is ordered. Each HOME has the traces of the plugin that opencode \
+         A server without a proxy is asked when it has said `listening on`. Each HOME has the traces of the plugin that opencode \
          installs in its first start with a network; without one it would try again in each, before its first answer or after it. {versions}\n\n\
          | caches | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );

@@ -1,10 +1,12 @@
 //! The same server in other sandboxes, each with what is closest to an instance's places.
 
-use std::time::{Duration, Instant};
+use std::fs;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use instances_lab::Machine;
 
+use super::Caches;
 use crate::bench::life::{QUIET, answered, answers};
 
 /// Where it listens, in a namespace of its own.
@@ -49,7 +51,7 @@ pub(super) fn prepare(machine: &Machine) -> Result<String> {
     Ok(format!("Tried with {bubblewrap} and {nspawn}."))
 }
 
-pub(super) fn bubblewrap(machine: &Machine) -> Result<Duration> {
+pub(super) fn bubblewrap(machine: &Machine, caches: Caches) -> Result<Duration> {
     let mut command: Vec<String> =
         ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"].map(String::from).into();
     let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
@@ -63,10 +65,10 @@ pub(super) fn bubblewrap(machine: &Machine) -> Result<Duration> {
     add(&["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
     add(&["--bind", PROJECT, PROJECT, "--bind", HOME, HOME, "--chdir", PROJECT]);
     add(&["--setenv", "HOME", HOME]);
-    start(machine, "peer-bwrap", &["--uid=peer", "--gid=peer"], command)
+    start(machine, caches, "peer-bwrap", &["--uid=peer", "--gid=peer"], command)
 }
 
-pub(super) fn nspawn(machine: &Machine) -> Result<Duration> {
+pub(super) fn nspawn(machine: &Machine, caches: Caches) -> Result<Duration> {
     let mut command: Vec<String> = [
         "systemd-nspawn",
         "--quiet",
@@ -91,12 +93,13 @@ pub(super) fn nspawn(machine: &Machine) -> Result<Duration> {
     command.push(format!("--setenv=HOME={HOME}"));
     // It hands nothing on of its own environment.
     command.extend(QUIET.iter().map(|variable| (*variable).to_owned()));
-    start(machine, "peer-nspawn", &["--property=Delegate=yes"], command)
+    start(machine, caches, "peer-nspawn", &["--property=Delegate=yes"], command)
 }
 
 /// Starts the server below a command in a transient unit, asks it in its namespace, and ends it.
 fn start(
     machine: &Machine,
+    caches: Caches,
     unit: &str,
     properties: &[&str],
     sandbox: Vec<String>,
@@ -106,20 +109,14 @@ fn start(
     let port = PORT.to_string();
     let (name, output) =
         (format!("--unit={unit}"), format!("--property=StandardOutput=file:{LOG}"));
-    let start = Instant::now();
     let run =
         ["systemd-run", "--quiet", &name, &output].into_iter().chain(properties.iter().copied());
     let run = run.chain(QUIET.iter().copied()).map(str::to_owned).chain(sandbox);
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
+    let start = caches.clock()?;
     machine.run(run.chain(server.map(str::to_owned)))?.ok()?;
-    let mut inside = None;
-    let asked = answered(&log, start, || {
-        let pid = match inside {
-            Some(pid) => pid,
-            None => *inside.insert(process(machine, unit)?),
-        };
-        machine.in_netns_of(pid, || answers(PORT))
-    });
+    let asked =
+        answered(&log, start, || machine.in_netns_of(process(machine, unit)?, || answers(PORT)));
     let [_, time] = asked.with_context(|| {
         let journal = machine.run(["journalctl", "--no-pager", "--lines=30", "--unit", unit]);
         journal.map_or_else(|error| format!("{error:#}"), |journal| journal.stdout)
@@ -130,16 +127,21 @@ fn start(
     Ok(time)
 }
 
-/// A process of the unit's that is in another network namespace than the machine's PID 1.
+/// A process of the unit's that is in another network namespace than the machine's PID 1, by its number in the machine.
+/// It is looked for while the clock runs, so no program is started for it.
 fn process(machine: &Machine, unit: &str) -> Result<i32> {
-    let script = format!(
-        "cd /sys/fs/cgroup/system.slice/{unit}.service\n\
-         host=$(readlink /proc/1/ns/net)\n\
-         for pid in $(find . -name cgroup.procs -exec cat {{}} +); do\n\
-           ns=$(readlink /proc/$pid/ns/net || true)\n\
-           if [ -n \"$ns\" ] && [ \"$ns\" != \"$host\" ]; then echo $pid; break; fi\n\
-         done"
-    );
-    let found = machine.sh(&script)?.ok()?;
-    found.trim().parse().with_context(|| format!("{unit} has no network namespace of its own"))
+    let processes = format!("/proc/{}/root/proc", machine.pid());
+    let namespace = |pid: &str| fs::read_link(format!("{processes}/{pid}/ns/net")).ok();
+    let host = namespace("1");
+    let group = format!("/{unit}.service");
+    for entry in fs::read_dir(&processes)? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.parse::<i32>().is_ok()) else { continue };
+        let ours = fs::read_to_string(format!("{processes}/{pid}/cgroup"))
+            .is_ok_and(|groups| groups.contains(&group));
+        if ours && namespace(pid).is_some_and(|found| Some(found) != host) {
+            return Ok(pid.parse()?);
+        }
+    }
+    bail!("{unit} has no network namespace of its own")
 }
