@@ -66,14 +66,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     if !failed_steps.is_empty() {
         say(&format!("\nFailed: {}.", failed_steps.join(", ")));
     }
-    if total.unsteady > 0 {
-        say(&format!(
-            "\nUNSTEADY: {} passed only when they were run again, alone.",
-            total.unsteady
-        ));
-    }
+    let again = match total.unsteady {
+        0 => String::new(),
+        unsteady => format!(" ({unsteady} of them UNSTEADY: only when run again, alone)"),
+    };
     let mut out = io::stdout().lock();
-    writeln!(out, "\n{} passed, {} failed", total.passed, total.failed)?;
+    writeln!(out, "\n{} passed{again}, {} failed", total.passed, total.failed)?;
     Ok(if failed_steps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -94,16 +92,16 @@ fn documentation() -> Result<Tally> {
     check(doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]))
 }
 
-/// Targets whose tests wait for machines, and neither attack nor draw their cases at random: what got through once has got
-/// through, whatever a second try says.
-const WAITING: &[&str] = &["cleanup", "demand", "faults", "lifecycle", "machine", "package"];
-/// So many of them may fail and be tried again.
+/// How a panic goes on that is no more than a wait that took too long. One that shows what got through, or what was lost,
+/// never does: that counts, whatever a second try says.
+const LATE: [&str; 2] = [instances_lab::NO_END, instances_lab::NOT_WITHIN];
+/// So many of such tests may be run again.
 const UNSTEADY: usize = 2;
 /// How long cargo's last message may be on its way when it has ended.
 const MESSAGES: Duration = Duration::from_secs(1);
 
-/// Runs the workspace's tests. One or two that fail are run again, alone, as others beside them may have kept a machine
-/// from what they wait for; that is said, and none is tried a third time.
+/// Runs the workspace's tests. One or two that have waited in vain are run again, alone, if no other has failed: those
+/// beside them may have kept a machine from what they wait for. That is said, and none is tried a third time.
 fn tests() -> Result<Tally> {
     let first = workspace_tests(&["--workspace", "--no-fail-fast"], false)?;
     let Some(again) = first.again() else { return Ok(first.tally) };
@@ -114,14 +112,24 @@ fn tests() -> Result<Tally> {
         let mut arguments: Vec<&str> = target.split(' ').collect();
         arguments.extend(["--", "--exact", test]);
         let second = workspace_tests(&arguments, true)?.tally;
-        if second == (Tally { passed: 1, ..Tally::default() }) {
-            tally.passed += 1;
-            tally.failed = tally.failed.saturating_sub(1);
-            tally.unsteady += 1;
-            say(&format!("UNSTEADY, failed beside others and passed alone: {command}"));
+        if tally.takes(second) {
+            say(&format!("UNSTEADY, waited in vain beside others and passed alone: {command}"));
         }
     }
     Ok(tally)
+}
+
+impl Tally {
+    /// Counts a failed test as passed if that is what its second run, alone, came to.
+    fn takes(&mut self, second: Self) -> bool {
+        let passed = second == (Self { passed: 1, ..Self::default() });
+        if passed {
+            self.passed += 1;
+            self.failed = self.failed.saturating_sub(1);
+            self.unsteady += 1;
+        }
+        passed
+    }
 }
 
 /// What a run of cargo's came to.
@@ -129,27 +137,32 @@ fn tests() -> Result<Tally> {
 struct Outcome {
     tally: Tally,
     /// The tests that failed, of each test binary with one, in the order in which they ran.
-    failed: Vec<Vec<String>>,
+    failed: Vec<Vec<Failed>>,
     /// The same binaries, as what cargo takes to run them.
     targets: Vec<String>,
+}
+
+/// A test that failed.
+#[derive(Debug, Default)]
+struct Failed {
+    name: String,
+    /// How many of its threads panicked.
+    panics: u32,
+    /// How many of them had waited in vain.
+    late: u32,
 }
 
 impl Outcome {
     /// What may be run again: nothing, unless it is all that failed, and known by name.
     fn again(&self) -> Option<Vec<(&str, &str)>> {
-        let waits = |target: &String| {
-            target
-                .strip_prefix("-p instances-lab --test ")
-                .is_some_and(|name| WAITING.contains(&name))
-        };
         let known: usize = self.failed.iter().map(Vec::len).sum();
         let may = known == usize::try_from(self.tally.failed).ok()?
             && (1..=UNSTEADY).contains(&known)
             && self.targets.len() == self.failed.len()
-            && self.targets.iter().all(waits);
+            && self.failed.iter().flatten().all(|test| (test.panics, test.late) == (1, 1));
         let pairs = self.targets.iter().zip(&self.failed);
         let all = pairs.flat_map(|(target, tests)| {
-            tests.iter().map(move |test| (target.as_str(), test.as_str()))
+            tests.iter().map(move |test| (target.as_str(), test.name.as_str()))
         });
         may.then(|| all.collect())
     }
@@ -192,24 +205,46 @@ pub(crate) fn count(output: impl Read) -> Result<Tally> {
 }
 
 /// The same, and which tests failed of each binary with one.
-fn read(output: impl Read, mut to: impl Write) -> Result<(Tally, Vec<Vec<String>>)> {
-    let (mut total, mut all, mut failed) = (Tally::default(), Vec::new(), Vec::new());
+fn read(output: impl Read, mut to: impl Write) -> Result<(Tally, Vec<Vec<Failed>>)> {
+    let (mut total, mut all) = (Tally::default(), Vec::new());
+    let mut failed: Vec<Failed> = Vec::new();
+    let mut told = None;
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         writeln!(to, "{line}")?;
-        let name = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
-        failed.extend(name.map(|name| name.trim_end().to_owned()));
+        if let Some(name) = named(&line, "test ", " ... FAILED") {
+            failed.push(Failed { name: name.to_owned(), ..Failed::default() });
+        }
+        if let Some(name) = named(&line, "---- ", " stdout ----") {
+            told = failed.iter().position(|test| test.name == name);
+        } else if let Some(test) = told.and_then(|at| failed.get_mut(at)) {
+            test.panics +=
+                u32::from(line.starts_with("thread '") && line.contains(" panicked at "));
+            test.late += u32::from(is_late(&line));
+        }
         if let Some(tally) = result(&line) {
             total.passed += tally.passed;
             total.failed += tally.failed;
-            let names = std::mem::take(&mut failed);
+            told = None;
+            let tests = std::mem::take(&mut failed);
             if tally.failed > 0 {
-                all.push(names);
+                all.push(tests);
             }
         }
     }
     Ok((total, all))
+}
+
+/// A test's name in a line of its binary's.
+fn named<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    Some(line.strip_prefix(before)?.strip_suffix(after)?.trim_end())
+}
+
+/// Whether a line is a panic's message for a wait that took too long.
+fn is_late(line: &str) -> bool {
+    let error = line.strip_prefix("called `Result::unwrap()` on an `Err` value: ");
+    error.is_some_and(|error| LATE.iter().any(|words| error.starts_with(words)))
 }
 
 /// Passes on what cargo says, and tells which targets it lists as failed: "    `-p PACKAGE --test NAME`".
@@ -261,40 +296,83 @@ mod tests {
         assert_eq!(result("test machine::boots ... ok"), None);
     }
 
-    /// A binary with a failed test, one without, and one that fails twice.
-    const OUTPUT: &str = "running 2 tests\ntest a::slow ... FAILED\ntest a::good ... ok\n\nfailures:\n    a::slow\n\n\
+    /// A binary with a test that has waited in vain, and one without a failed test.
+    const OUTPUT: &str = "running 2 tests\ntest a::slow ... FAILED\ntest a::good ... ok\n\nfailures:\n\n\
+        ---- a::slow stdout ----\n\nthread 'a::slow' (1) panicked at a.rs:1:1:\n\
+        called `Result::unwrap()` on an `Err` value: not within 60 s: web is healthy\n\nfailures:\n    a::slow\n\n\
         test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n\
         test b ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n";
     const SAID: &str = "     Running tests/b.rs (target/b)\n    `not of cargo's list`\n\
         error: test failed, to rerun pass `-p instances-lab --test lifecycle`\nerror: 1 target failed:\n    `-p instances-lab --test lifecycle`\n";
+    const WAITED: &str =
+        "called `Result::unwrap()` on an `Err` value: not within 60 s: web is healthy";
+    const LIFECYCLE: (&str, &str) = ("-p instances-lab --test lifecycle", "a::slow");
+
+    fn outcome(output: &str, messages: &str) -> Outcome {
+        let (tally, failed) = read(output.as_bytes(), io::sink()).unwrap();
+        let (tell, told) = mpsc::channel();
+        failed_targets(messages.as_bytes(), io::sink(), &tell).unwrap();
+        Outcome { tally, failed, targets: told.try_iter().collect() }
+    }
 
     #[test]
-    fn what_may_be_run_again() {
-        let outcome = |output: &str, messages: &str| {
-            let (tally, failed) = read(output.as_bytes(), io::sink()).unwrap();
-            let (tell, told) = mpsc::channel();
-            failed_targets(messages.as_bytes(), io::sink(), &tell).unwrap();
-            Outcome { tally, failed, targets: told.try_iter().collect() }
-        };
+    fn who_has_waited_in_vain_may_be_run_again() {
         let one = outcome(OUTPUT, SAID);
         assert_eq!(one.tally, Tally { passed: 2, failed: 1, unsteady: 0 });
-        assert_eq!(one.again(), Some(vec![("-p instances-lab --test lifecycle", "a::slow")]));
-        // An attack; a binary that did not come to its result; one too many.
+        assert_eq!(one.again(), Some(vec![LIFECYCLE]));
         assert_eq!(
-            outcome(OUTPUT, &SAID.replace("test lifecycle", "test isolation")).again(),
-            None
+            outcome(&OUTPUT.replace("not within 60 s", "no end after 120 s"), SAID).again(),
+            Some(vec![LIFECYCLE])
         );
-        let more = format!("{SAID}    `-p instances-lab --lib`\n");
+        // One of each of two binaries.
+        let two = format!("{OUTPUT}{}", OUTPUT.replace("a::slow", "c"));
+        let said = format!("{SAID}    `-p instances-sys --test net`\n");
+        assert_eq!(
+            outcome(&two, &said).again(),
+            Some(vec![LIFECYCLE, ("-p instances-sys --test net", "c")])
+        );
+    }
+
+    #[test]
+    fn nothing_else_is_run_again() {
+        // Something got through, also beside a wait; somebody else's words; no words at all.
+        let also = format!("{WAITED}\n\nthread 'b' (2) panicked at b.rs:1:1:\nit got through");
+        for panic in [
+            &also,
+            "assertion `left == right` failed: not within 60 s",
+            "called `Result::unwrap()` on an `Err` value: cat failed: not within 60 s",
+            "",
+        ] {
+            assert_eq!(outcome(&OUTPUT.replace(WAITED, panic), SAID).again(), None, "{panic}");
+        }
+        // One that waited beside one that did not, in one binary; three; one more than is named.
+        let beside = |more: &str, count: u32| {
+            OUTPUT
+                .replace("test a::slow ... FAILED\n", &format!("test a::slow ... FAILED\n{more}"))
+                .replace("1 passed; 1 failed", &format!("1 passed; {count} failed"))
+        };
+        assert_eq!(outcome(&beside("test c ... FAILED\n", 2), SAID).again(), None);
+        let late = OUTPUT.replace("a::slow", "c");
+        let three = format!("{OUTPUT}{late}{late}");
+        let said = format!("{SAID}    `-p c --lib`\n    `-p d --lib`\n");
+        assert_eq!(outcome(&three, &said).failed.len(), 3);
+        assert_eq!(outcome(&three, &said).again(), None);
+        assert_eq!(outcome(&beside("", 2), SAID).again(), None);
+        // A binary that did not come to its result.
+        let more = format!("{SAID}    `-p instances-lab --test demand`\n");
         assert_eq!(outcome(OUTPUT, &more).again(), None);
-        let three = OUTPUT.replace(
-            "test a::slow ... FAILED\n",
-            "test a::slow ... FAILED\ntest c ... FAILED\ntest d ... FAILED\n",
-        );
-        let three = three.replace(
-            "1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\ntest b",
-            "1 passed; 3 failed; 0 ignored\ntest b",
-        );
-        assert_eq!(outcome(&three, SAID).again(), None);
         assert_eq!(outcome("", "error: could not compile `lab`\n").again(), None);
+    }
+
+    #[test]
+    fn only_a_pass_of_one_test_makes_up_for_a_failure() {
+        let first = Tally { passed: 5, failed: 1, unsteady: 0 };
+        let mut tally = first;
+        for (passed, failed) in [(0, 0), (0, 1), (1, 1), (2, 0)] {
+            assert!(!tally.takes(Tally { passed, failed, unsteady: 0 }));
+            assert_eq!(tally, first);
+        }
+        assert!(tally.takes(Tally { passed: 1, ..Tally::default() }));
+        assert_eq!(tally, Tally { passed: 6, failed: 0, unsteady: 1 });
     }
 }

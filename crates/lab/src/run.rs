@@ -66,6 +66,9 @@ pub(crate) fn enter(pid: i32) -> Command {
     command
 }
 
+/// How an error begins that says of a command that it has not ended in its time.
+pub const NO_END: &str = "no end after";
+
 /// Runs a command in the namespaces of a process to its end.
 pub(crate) fn run<I, S>(pid: i32, argv: I, input: &[u8], timeout: Duration) -> Result<Output>
 where
@@ -93,7 +96,7 @@ where
     let output =
         Output { status, stdout: text(&mut stdout)?, stderr: text(&mut stderr)?, command: shown };
     if start.elapsed() >= timeout && (status.code() == Some(KILLED) || status.code().is_none()) {
-        bail!("no end after {} s: {output}", timeout.as_secs());
+        bail!("{NO_END} {} s: {output}", timeout.as_secs());
     }
     Ok(output)
 }

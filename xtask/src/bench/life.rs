@@ -55,7 +55,7 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
     install::missing()?;
     engine::build()?;
     let machine =
-        fleet::boot("bench", SPEC, &["/srv/website", "/srv/inside", "/srv/bare", "/var/lib/bare"])?;
+        fleet::boot("bench", SPEC, &["/srv/website", "/srv/inside", "/srv/bare", BARE_HOME])?;
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
     machine.run(["systemctl", "stop", "opencode-website", "opencode-inside"])?.ok()?;
     for home in [BARE_HOME, &home("website"), &home("inside")] {
@@ -117,7 +117,8 @@ pub(super) fn bare_start(
     let port = BARE_PORT.to_string();
     let output = format!("--property=StandardOutput=file:{BARE_LOG}");
     let unit = ["systemd-run", "--quiet", "--unit=bare", "--working-directory=/srv/bare", &output];
-    let unit = unit.into_iter().chain(["--setenv=HOME=/var/lib/bare"]);
+    let home = format!("--setenv=HOME={BARE_HOME}");
+    let unit = unit.into_iter().chain([home.as_str()]);
     let server = ["/usr/bin/opencode", "serve", "--hostname", "127.0.0.1", "--port", &port];
     let start = clock()?;
     machine.run(unit.chain(QUIET.iter().copied()).chain(server))?.ok()?;

@@ -40,14 +40,8 @@ pub(super) fn measure(rounds: usize) -> Result<Part> {
         instance("light", 4103, 0, &light),
         instance("light-places", 4104, PLACES, &light),
     ];
-    let projects = [
-        "/srv/plain",
-        "/srv/places",
-        "/srv/light",
-        "/srv/light-places",
-        "/srv/bare",
-        "/var/lib/bare",
-    ];
+    let projects =
+        ["/srv/plain", "/srv/places", "/srv/light", "/srv/light-places", "/srv/bare", BARE_HOME];
     let machine = stand_in::boot("bench-sandbox", &spec.concat(), &projects)?;
     machine.sh(&format!("mkdir /data; cd /data; mkdir $(seq 0 {})", PLACES - 1))?.ok()?;
     for name in ["plain", "places"] {

@@ -23,6 +23,8 @@ fn whoever_is_killed_leaves_a_server_that_runs_and_a_state_that_is_whole() {
 fn the_copier(machine: &Machine) {
     for victim in ["systemctl kill -s KILL opencode-keep@web.service", "pkill -KILL -x systemd-run"]
     {
+        // What has just changed is copied once more while the server stands still, which takes its time.
+        own(machine, "find many -exec touch {} +");
         let script = format!(
             "opencode-instances backup web /root/never 2>/dev/null & \
              until [ \"$(systemctl show -P FreezerState opencode-web)\" = frozen ]; do :; done; \

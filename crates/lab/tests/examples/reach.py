@@ -8,7 +8,7 @@ for to in sys.argv[1:]:
     try:
         address, _, port = to.rpartition(":")
         client.connect(to if local else (address, int(port)))
-        client.settimeout(0.5)
+        client.settimeout(3)
         try:
             print(client.recv(64).decode().strip() or "closed")
         except TimeoutError:

@@ -3,7 +3,9 @@
 use instances_lab::{Agent, Machine, Model, fleet, unavailable};
 use serde_json::Value;
 
-use crate::view::{SOON, apply, done, engine, property, sh, status, wait_until_served};
+use crate::view::{
+    SOON, apply, assert_healthy, done, engine, property, sh, status, wait_until_served,
+};
 
 const STATE: &str = "/var/lib/opencode/instance-state/website";
 const CONFIG: &str = "/var/lib/opencode/instance-state/website/.config/opencode";
@@ -122,7 +124,7 @@ fn a_client_cannot_write_it(machine: &Machine) {
     );
     assert_eq!(sh(machine, &patch), "500");
     assert_eq!(sh(machine, &format!("readlink {CONFIG}/opencode.json | wc -l")), "1");
-    assert_eq!(status(machine, "website")["healthy"], true);
+    assert_healthy(machine, "website");
 }
 
 /// The server installs packages for plugins and custom tools, and waits for a registry.

@@ -75,6 +75,14 @@ fn becomes(machine: &Machine, instance: &str, path: &str, word: &str) {
     }
 }
 
+/// Waits until the status says so, which is a moment after the socket came or went.
+#[track_caller]
+fn says(machine: &Machine, instance: &str, words: &str) {
+    let reason = |machine: &Machine| status(machine, instance)["reason"].to_string();
+    let waited = machine.wait_until(words, SOON, |machine| Ok(reason(machine).contains(words)));
+    assert!(waited.is_ok(), "{}", reason(machine));
+}
+
 fn mounts(machine: &Machine) -> usize {
     sh(machine, "wc -l </proc/self/mountinfo").parse().unwrap()
 }
@@ -133,14 +141,10 @@ fn live_and_follow(machine: &Machine) {
     // A socket that may not be missing, and is while the server runs.
     sh(machine, "systemctl stop first");
     becomes(machine, "website", "/run/first/sock", "ENOENT");
-    let says = status(machine, "website");
-    let reason = says["reason"].as_str().unwrap();
-    assert!(
-        reason.contains("sandbox.unixSockets /run/first/sock: /run/first does not exist"),
-        "{says}"
-    );
+    says(machine, "website", "sandbox.unixSockets /run/first/sock: /run/first does not exist");
     sh(machine, "systemctl start first");
     becomes(machine, "website", "/run/first/sock", "first");
+    says(machine, "website", "serving on port 4096");
     assert_eq!(status(machine, "website")["reason"], "serving on port 4096");
 
     // What follows them is killed, and comes back; the server goes on.
@@ -282,8 +286,7 @@ fn no_agent_decides_which_socket_it_gets() {
     becomes(&machine, "website", "/run/x/sock", "svc");
     sh(&machine, "chown opencode-website /srv/svc");
     becomes(&machine, "website", "/run/x/sock", "ENOENT");
-    let says = status(&machine, "website");
-    assert!(says["reason"].as_str().unwrap().contains("/srv/svc belongs to user"), "{says}");
+    says(&machine, "website", "/srv/svc belongs to user");
     for plant in [
         "rm sock; ln -s /run/dbus/system_bus_socket sock",
         "rm sock; ln -s /run/first/sock sock",

@@ -148,7 +148,7 @@ pub(crate) const MANAGER: Group = Group {
             "claim another state",
             PROCESSES,
             "owned-by-agent",
-            python!("notify(b'STATUS=owned-by-agent')"),
+            python!("notify(b'STATUS=owned-by-agent'); time.sleep(3)"),
         ),
         attack(
             "claim the end of the service",

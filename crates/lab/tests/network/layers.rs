@@ -29,7 +29,7 @@ ip -n container link set cont1 up
 ip -n container route add default via 10.88.0.1
 ip -n container -6 route add default via fd88::1
 sysctl -q net.ipv4.conf.cont0.forwarding=1 net.ipv6.conf.all.forwarding=1
-systemd-run -q --unit=container ip netns exec container socat TCP6-LISTEN:80,fork,reuseaddr,ipv6only=0 SYSTEM:'echo published'
+systemd-run -q --unit=container ip netns exec container socat -t5 TCP6-LISTEN:80,fork,reuseaddr,ipv6only=0 SYSTEM:'echo published'
 nft -f - <<'END'
 table inet containers {
   chain prerouting {
@@ -186,7 +186,7 @@ fn nothing_without_a_connection_leaves(machine: &Machine, internet: &Internet<'_
     internet.forget().unwrap();
     for site in SITES {
         let site = if site.contains(':') { format!("[{site}]") } else { site.to_owned() };
-        let hello = sh(machine, &format!("{INSIDE} socat -T1 - TCP:{site}:443 </dev/null"));
+        let hello = sh(machine, &format!("{INSIDE} socat -t5 -T5 - TCP:{site}:443 </dev/null"));
         assert_eq!(hello, "the internet");
     }
     let sources: Vec<_> = internet.sources().unwrap().iter().map(ToString::to_string).collect();
@@ -197,7 +197,7 @@ fn nothing_without_a_connection_leaves(machine: &Machine, internet: &Internet<'_
 fn published_ports_are_not_reached(machine: &Machine) {
     sh(machine, CONTAINER);
     let published = |place: &str, to: &str| {
-        let connect = format!("{place} socat -T1 - TCP:{to},connect-timeout=1 </dev/null");
+        let connect = format!("{place} socat -t5 -T5 - TCP:{to},connect-timeout=5 </dev/null");
         machine.sh(&connect).unwrap().stdout.contains("published")
     };
     let from_outside = |to: &str| published("ip netns exec internet", to);

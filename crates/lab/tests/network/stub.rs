@@ -70,9 +70,18 @@ fn a_stub_reaches_the_hosts_resolvers_alone() {
 
 /// The user of the stub that runs.
 fn stub(machine: &Machine) -> String {
-    // It begins anew for a list that is another file.
-    soon(machine, "the stub runs", || property(machine, STUB, "MainPID") != "0");
-    sh(machine, &format!("stat -c %u /proc/{}", property(machine, STUB, "MainPID")))
+    // It begins anew for a list that is another file, and before it is executed it is systemd's, of root.
+    let uid = format!(
+        "main=$(systemctl show -P MainPID {STUB}); \
+         test \"$(readlink /proc/$main/exe)\" = /usr/bin/opencode-instances && stat -c %u /proc/$main"
+    );
+    let mut found = String::new();
+    let runs = |machine: &Machine| {
+        machine.sh(&uid)?.stdout.trim().clone_into(&mut found);
+        Ok(!matches!(found.as_str(), "" | "0"))
+    };
+    machine.wait_until("the stub runs", Duration::from_secs(20), runs).unwrap();
+    found
 }
 
 /// What becomes of these targets as this user, in the host's network.

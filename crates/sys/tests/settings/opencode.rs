@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -13,7 +13,7 @@ use instances_sys::http;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::server::real_server;
+use crate::server::{port, real_server};
 
 /// The bound of every wait.
 const BOUND: Duration = Duration::from_mins(1);
@@ -63,7 +63,7 @@ impl Server {
     /// Starts a server with configurations by their places; gives what it printed if it ends.
     pub(crate) fn start(configurations: &[(&str, &str)]) -> Result<Self, String> {
         let home = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port()));
         let mut command = opencode(home.path());
         for (place, text) in configurations {
             let path = home.path().join(match *place {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -15,7 +15,7 @@ use instances_sys::http::Login;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::server::real_server;
+use crate::server::{port, real_server};
 
 /// The bound of every wait.
 const BOUND: Duration = Duration::from_mins(1);
@@ -59,7 +59,7 @@ impl Setup {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("project")).unwrap();
         fs::create_dir_all(home.path().join("credentials")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port();
         let watchdog = Duration::from_secs(4);
         let server = vec![program];
         Self { home, port, server, password: false, watchdog, process_1: true, nobody: false }

@@ -1,6 +1,8 @@
-//! The real opencode, which other tests of this crate use too.
+//! The real opencode, which other tests of this crate use too, and where it can listen.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Where the real server lies, from the workspace's root.
 pub(crate) fn real_server() -> PathBuf {
@@ -17,4 +19,15 @@ pub(crate) fn has_real_server() -> bool {
         assert!(std::env::var_os("CI").is_none(), "the real server is missing in CI");
     }
     found
+}
+
+/// A port of loopback that nobody has, nor is given by the kernel or by this until it is used.
+pub(crate) fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }

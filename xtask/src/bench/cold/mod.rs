@@ -72,7 +72,7 @@ impl Way {
 pub(super) fn measure(rounds: usize) -> Result<Part> {
     install::missing()?;
     engine::build()?;
-    let projects = ["/srv/boot", "/srv/demand", "/srv/bare", "/var/lib/bare"];
+    let projects = ["/srv/boot", "/srv/demand", "/srv/bare", BARE_HOME];
     let machine = fleet::boot("bench-cold", SPEC, &projects)?;
     let versions = peers::prepare(&machine)?;
     machine.run_for(fleet::PATIENCE, ["opencode-instances", "apply"])?.ok()?;
@@ -164,7 +164,8 @@ fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Pa
          From the order to start a server that does not run until `GET /config` is answered with 200; for the instance on \
          demand from the client's connection. An earlier start that is not counted has filled the HOME. With warm caches it \
          has filled the page cache too, so that no disk is waited for; with empty ones the kernel has been told to forget what it has \
-         read (`vm.drop_caches`), as far as no process has it mapped. {rounds} rounds of each in one machine, where the order changes; the ratio is the \
+         read (`vm.drop_caches`), as far as no process has it mapped. That spares an instance the engine, which its resolver and its reader of refusals still run; \
+         HOME and project are in memory in both. {rounds} rounds of each in one machine, where the order changes; the ratio is the \
          median of those within a round. None has a password, and all have the environment that keeps the server from looking \
          for models and updates.\n\n\
          - `bare`: `opencode serve` as a transient unit without any sandbox, root's.\n\
@@ -178,8 +179,8 @@ fn report(rounds: usize, versions: &str, warm: Times, empty: Times) -> Result<Pa
          - `systemd-nspawn`: a directory with the same places, `--private-network --register=no --keep-unit --as-pid2`, the same user \
            without a user namespace, and nspawn's own filter of system calls. The \
            client is put inside too.\n\n\
-         A server without a proxy is asked when it has said `listening on`. Each HOME has the traces of the plugin that opencode \
-         installs in its first start with a network; without one it would try again in each, before its first answer or after it. {versions}\n\n\
+         A server without a proxy is asked when it has said `listening on`. The program that gives the order, and its question to systemd, are in all times but those on demand. Each HOME has the traces of the plugin that opencode \
+         installs in its first start with a network; without one it would try again in each, before its first answer or after it (seen in its log, *not verified here* by a test). {versions}\n\n\
          | caches | server | min | median | max | ratio |\n|---|---|---|---|---|---|\n"
     );
     let mut data = serde_json::Map::new();

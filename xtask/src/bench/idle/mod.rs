@@ -124,7 +124,7 @@ fn report(effort: Effort, all: &Samples) -> Result<Part> {
          serve` as a transient unit that has answered one `GET /config`; its question and the supervisor's, every five seconds, cost the server some of its time. \
          `beside it` is what an instance has beside its server: supervisor, proxy, resolver, reader of refusals. On demand the servers have \
          each answered a client, and have ended. `PID 1` is what systemd's own memory has grown by since the machine had none, and its processor time. Not counted is what the \
-         kernel keeps of an instance: its network namespace, rules and mounts, of which a bare server has none. No server has a password. `for all` is what the \
+         kernel keeps of an instance: its network namespace, rules and mounts, of which a bare server has none. No server has a password, or opencode's plugin in its HOME, which each start tries in vain to install. `for all` is what the \
          host's services for all instances take together. The ratios are those of server and what is beside it, medians of each round's.\n\n\
          | kind | servers | processes | server | beside it | of bare | server, a minute | beside it, a minute | of bare | PID 1 | for all |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",

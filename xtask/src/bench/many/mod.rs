@@ -155,7 +155,8 @@ fn report(
          on demand, to the last listener's. From then to there, and for {} s at least, a program in the machine asks systemd a question and starts a \
          process that does nothing, ten times a second: the columns are the median and the longest of these waits. The ratios are to the \
          bare servers of the same number and kind, of memory without PID 1. A light server is a small Python program in \
-         the place of opencode. What a packet costs with 200 instances up stands with the outbound policy.\n\n\
+         the place of opencode. A real server's HOME is without opencode's plugin, which each start tries in vain to install; an \
+         instance is ready when it has answered, a bare server when its port is open. What a packet costs with 200 instances up stands with the outbound policy.\n\n\
          | servers | apply | ratio | again | memory | ratio | processes | PID 1 | boot | ratio | systemd answers | a process |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|\n",
         if rounds == 1 { "" } else { "s" },
