@@ -16,7 +16,7 @@ use crate::guest::patience;
 use crate::image::Image;
 use crate::leader::Leader;
 use crate::reach::{self, Forward};
-use crate::run::{self, NO_END, Output};
+use crate::run::{self, Output};
 use crate::{cgroup, collect, place, progress};
 
 /// The lab's own PID 1, which starts systemd-nspawn.
@@ -29,8 +29,6 @@ const STOP_TIMEOUT: Duration = Duration::from_mins(2);
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);
-/// How an error begins that says of a condition that it has not come to hold in its time.
-pub const NOT_WITHIN: &str = "not within";
 
 /// What is particular about one machine.
 #[derive(Debug, Clone, Default)]
@@ -199,7 +197,7 @@ impl Machine {
         let start = Instant::now();
         while !holds(self).with_context(|| format!("while waiting until {what}"))? {
             if start.elapsed() > timeout {
-                bail!("{NOT_WITHIN} {} s: {what}", timeout.as_secs_f32());
+                bail!("not within {} s: {what}", timeout.as_secs_f32());
             }
             thread::sleep(POLL);
         }
@@ -355,7 +353,7 @@ fn boot_once(
             bail!("it ended during the boot:\n{}", read_console(console)?);
         }
         if start.elapsed() > timeout {
-            bail!("{NO_END} {} s:\n{}", timeout.as_secs(), read_console(console)?);
+            bail!("no end after {} s:\n{}", timeout.as_secs(), read_console(console)?);
         }
         thread::sleep(POLL);
     }

@@ -66,9 +66,6 @@ pub(crate) fn enter(pid: i32) -> Command {
     command
 }
 
-/// How an error begins that says of a command that it has not ended in its time.
-pub const NO_END: &str = "no end after";
-
 /// Runs a command in the namespaces of a process to its end.
 pub(crate) fn run<I, S>(pid: i32, argv: I, input: &[u8], timeout: Duration) -> Result<Output>
 where
@@ -96,7 +93,7 @@ where
     let output =
         Output { status, stdout: text(&mut stdout)?, stderr: text(&mut stderr)?, command: shown };
     if start.elapsed() >= timeout && (status.code() == Some(KILLED) || status.code().is_none()) {
-        bail!("{NO_END} {} s: {output}", timeout.as_secs());
+        bail!("no end after {} s: {output}", timeout.as_secs());
     }
     Ok(output)
 }

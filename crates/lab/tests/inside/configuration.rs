@@ -4,7 +4,7 @@ use instances_lab::{Agent, Machine, Model, fleet, unavailable};
 use serde_json::Value;
 
 use crate::view::{
-    SOON, apply, assert_healthy, done, engine, property, sh, status, wait_until_served,
+    SOON, apply, assert_healthy, done, engine, pid, property, sh, status, wait_until_served,
 };
 
 const STATE: &str = "/var/lib/opencode/instance-state/website";
@@ -122,9 +122,11 @@ fn a_client_cannot_write_it(machine: &Machine) {
         "curl -s -o /dev/null -w '%{{http_code}}' -X PATCH -H 'content-type: application/json' \
          -d '{{\"username\":\"x\"}}' '{url}/global/config'"
     );
+    let server = pid(machine, "website");
     assert_eq!(sh(machine, &patch), "500");
     assert_eq!(sh(machine, &format!("readlink {CONFIG}/opencode.json | wc -l")), "1");
     assert_healthy(machine, "website");
+    assert_eq!(pid(machine, "website"), server);
 }
 
 /// The server installs packages for plugins and custom tools, and waits for a registry.

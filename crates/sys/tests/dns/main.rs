@@ -238,8 +238,13 @@ fn a_resolver_that_fails_is_passed_over() {
 fn without_resolvers_failure_is_fast_and_told() {
     let broken = failed(Rcode::SERVFAIL);
     let stage = Stage::start("open");
-    // One that refuses is not waited for: what is told of it is the refusal.
-    assert_eq!(udp("a.example", Rtype::A, None), broken);
+    // One that refuses is not waited for, as one that says nothing is, for 1.4 s: at least one of three shows it on a busy host.
+    let times = ["a.example", "b.example", "c.example"].map(|name| {
+        let start = Instant::now();
+        assert_eq!(udp(name, Rtype::A, None), broken);
+        start.elapsed()
+    });
+    assert!(times.iter().any(|time| *time < Duration::from_millis(1300)), "{times:?}");
     assert_eq!(tcp("a.example", Rtype::A), broken);
     let id = format!("MESSAGE_ID={}", instances_sys::dns::TROUBLE_ID);
     assert!(soon(|| stage.records("192.0.2.53: Connection refused") == 1));
