@@ -310,9 +310,11 @@ fn seen(machine: &Machine, instance: &str) -> String {
     [variable("WORD="), sh(machine, &key), variable("OPENCODE_SERVER_PASSWORD=")].join(" ")
 }
 
+/// Nothing while there is no server: it may restart while it is looked at.
 fn words(machine: &Machine) -> String {
-    let environ = format!("tr '\\0' '\\n' </proc/{}/environ", server(machine, "plain"));
-    sh(machine, &format!("{environ} | grep -E '^(ONE|TWO)=' | sort | tr '\\n' ' '"))
+    let words = "main=$(systemctl show -P MainPID opencode-plain); \
+                 tr '\\0' '\\n' </proc/$(pgrep -o -P $main)/environ | grep -E '^(ONE|TWO)=' | sort | tr '\\n' ' '";
+    machine.sh(words).unwrap().stdout.trim_end().to_owned()
 }
 
 /// Waits until another server runs than the one with this process.
@@ -363,11 +365,7 @@ fn plain_files(machine: &Machine) {
     sleep(Duration::from_millis(300));
     plain(machine, "two", "2");
     wait_for_another(machine, "plain", before);
-    // It may restart once more while it is looked at.
-    let both = "main=$(systemctl show -P MainPID opencode-plain); \
-                tr '\\0' '\\n' </proc/$(pgrep -o -P $main)/environ | grep -cE '^(ONE|TWO)=2$'";
-    let arrive = |machine: &Machine| Ok(machine.sh(both)?.stdout.trim() == "2");
-    machine.wait_until("both arrive", SOON, arrive).unwrap();
+    machine.wait_until("both arrive", SOON, |machine| Ok(words(machine) == "ONE=2 TWO=2")).unwrap();
     // Written in place.
     sleep(Duration::from_secs(3));
     let before = pid(machine, "plain");
